@@ -1,0 +1,101 @@
+"""The Task protocol: all that a training loop or a compression pass may know of the problem it works on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Batch = dict[str, Any]
+"""What a loader yields: ``img`` float32 ``[N, 3, H, W]``, ``label`` int64 (``[N, H, W]`` or ``[N]``), both
+``paddle.Tensor`` or ``numpy.ndarray``, and whatever else the task's transforms add."""
+
+Forward = Callable[[np.ndarray], Any]
+"""``img`` float32 ``[N, 3, H, W]`` -> the model's outputs as NumPy arrays, in the model's own structure."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The result of one evaluation.
+
+    Attributes:
+        primary: name of the number that decides; higher is better, in [0, 1].
+        values: every number by name (``mIoU``, ``Acc``, ``Kappa``, ``Dice``; ``Top-1``, ``Top-5``).
+        per_class: the primary kind of number for each class name; None for a class absent from data and predictions.
+        images: how many images were evaluated.
+    """
+
+    primary: str
+    values: dict[str, float]
+    per_class: dict[str, float | None] = field(default_factory=dict)
+    images: int = 0
+
+    @property
+    def score(self) -> float:
+        """The primary number."""
+        return self.values[self.primary]
+
+    def line(self) -> str:
+        """The result in one line, as in the ``[EVAL]`` log lines of PaddleSeg."""
+        numbers = " ".join(f"{name}: {value:.4f}" for name, value in self.values.items())
+        return f"#Images: {self.images} {numbers}"
+
+
+class Accumulator(ABC):
+    """Counts that add up over batches (a confusion matrix); the metrics are computed from the counts alone.
+
+    Sensitivity analysis keeps one per (group, ratio) and stores its counts, so a killed run goes on where it was.
+    """
+
+    counts: np.ndarray
+    images: int
+
+    @abstractmethod
+    def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
+        """Add one batch: the model's outputs (NumPy arrays or tensors, the model's own structure) and its labels."""
+
+    @abstractmethod
+    def result(self) -> Metrics:
+        """Compute the metrics from the counts."""
+
+
+class Task(ABC):
+    """A problem: its model, data, loss and metric. Nothing outside ``tasks/`` asks which one it is."""
+
+    name: str
+    primary: str
+
+    @abstractmethod
+    def build_model(self) -> Any:
+        """Build the ``paddle.nn.Layer`` of the config, with the weights of its ``pretrained`` keys if there are any."""
+
+    @abstractmethod
+    def train_dataset(self) -> Any:
+        """The dataset to train on: ``dataset[(epoch, index)]`` gives one augmented sample, a dict of arrays."""
+
+    @abstractmethod
+    def val_dataset(self) -> Any:
+        """The dataset to choose by: ``dataset[index]`` gives one sample."""
+
+    @abstractmethod
+    def input_spec(self, height: int | None = None, width: int | None = None, batch: int | None = None) -> list[Any]:
+        """``paddle.static.InputSpec`` of the model's inputs; None leaves an axis dynamic."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+        """Losses by name, scalar tensors; ``loss`` is the one to minimise, already weighted and summed."""
+
+    @abstractmethod
+    def accumulator(self) -> Accumulator:
+        """A fresh, empty accumulator of this task's metric."""
+
+    @abstractmethod
+    def logits(self, outputs: Any) -> Any:
+        """The main logits ``[N, classes, ...]`` of the model's outputs, what divergences and distillation compare."""
+
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, in the order of their numbers."""
