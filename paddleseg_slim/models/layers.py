@@ -43,7 +43,8 @@ class ConvBN(nn.Layer):
         kernel_size: of the convolution.
         padding: of the convolution; ``"same"`` pads so that the output has ``ceil(input / stride)`` pixels, one more
             pixel at the bottom and right where the padding is odd.
-        **conv: further arguments of ``nn.Conv2D``: ``stride``, ``dilation``, ``groups``, ``bias_attr``, ``data_format``.
+        **conv: further arguments of ``nn.Conv2D``: ``stride``, ``dilation``, ``groups``, ``bias_attr``,
+            ``data_format``.
     """
 
     def __init__(
