@@ -1,0 +1,6 @@
+"""Metrics: counts that add up over batches, and the numbers computed from them."""
+
+from paddleseg_slim.metrics.confusion import SegmentationAccumulator, confusion_matrix
+from paddleseg_slim.metrics.topk import ClassificationAccumulator
+
+__all__ = ["ClassificationAccumulator", "SegmentationAccumulator", "confusion_matrix"]
