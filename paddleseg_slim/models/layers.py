@@ -14,6 +14,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddleseg_slim.errors import UserError
+
 Size = Union[int, Sequence[int]]
 Padding = Union[int, str, Sequence[int]]
 
@@ -32,6 +34,22 @@ def spatial_size(x: Tensor, data_format: str = "NCHW") -> Any:
 def resize_to(x: Tensor, size: Any, align_corners: bool = False, data_format: str = "NCHW") -> Tensor:
     """Resize ``x`` bilinearly to ``size``, what :func:`spatial_size` returned for another tensor."""
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners, data_format=data_format)
+
+
+def feature_channels(backbone: nn.Layer, indices: Sequence[int]) -> list[int]:
+    """Return the channels of the feature maps of ``backbone`` that a head reads.
+
+    Raises:
+        UserError: the backbone has no such feature map.
+    """
+    channels = list(backbone.feat_channels)
+    absent = [i for i in indices if not -len(channels) <= i < len(channels)]
+    if absent:
+        raise UserError(
+            f"backbone_indices names feature map {absent[0]}; {type(backbone).__name__} has {len(channels)}.",
+            f"Use indices from {-len(channels)} to {len(channels) - 1}.",
+        )
+    return [channels[i] for i in indices]
 
 
 class ConvBN(nn.Layer):
