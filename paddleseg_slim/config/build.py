@@ -44,7 +44,7 @@ def check(spec: ComponentSpec, registry: Registry, **given: Any) -> None:
     """Check a component and those among its arguments as `build` does, but build nothing (see `build`)."""
     _, args = _checked(spec, registry, given)
     for key, value in args.items():
-        _check_nested(value, key, registry)
+        _check_nested(value, key, registry, f"{spec.key_path}.{key}")
 
 
 def _checked(spec: ComponentSpec, registry: Registry, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -59,12 +59,14 @@ def _checked(spec: ComponentSpec, registry: Registry, given: Mapping[str, Any]) 
     return item, check_arguments(item, own, spec.key_path, given)
 
 
-def _check_nested(value: Any, key: str, registry: Registry) -> None:
+def _check_nested(value: Any, key: str, registry: Registry, key_path: str) -> None:
     if isinstance(value, ComponentSpec):
         check(value, _NESTED.get(key, registry))
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_nested(item, key, registry)
+        for index, item in enumerate(value):
+            _check_nested(item, key, registry, f"{key_path}[{index}]")
+    elif key in _NESTED and value is not None:
+        ComponentSpec.parse(value, key_path)  # raises: it is no section with a type
 
 
 def _built(value: Any, key: str, registry: Registry) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,11 +167,12 @@ def config_from_dict(resolved: Mapping[str, Any], path: Path | None = None) -> C
                 f"Write '{key}:' into it, or name a _base_ that has it.",
             )
     fill_from_dataset(raw)
+    raw["task"] = convert(raw.get("task") or "segmentation", "str", "task")
     for key in ("batch_size", "iters"):
         raw[key] = _count(raw[key], key)
     return Config(
         path=path,
-        task=convert(raw.get("task") or "segmentation", "str", "task"),
+        task=raw["task"],
         batch_size=raw["batch_size"],
         iters=raw["iters"],
         train_dataset=ComponentSpec.parse(raw["train_dataset"], "train_dataset"),
@@ -197,7 +197,7 @@ def _optional(kind: type[Section], raw: dict[str, Any], key: str) -> Section | N
 
 def _count(value: Any, key: str) -> int:
     number = convert(value, "int", key)
-    if not math.isfinite(number) or number < 1:
+    if number < 1:
         raise UserError(f"{key} is {value}.", "It must be a whole number of 1 or more.")
     return int(number)
 
@@ -207,6 +207,8 @@ def _settings(section: Any, known: Mapping[str, str], key_path: str) -> dict[str
     for key, value in convert(section or {}, "dict", key_path).items():
         if key not in known:
             raise UserError(f"{key_path}.{key}: unknown key.", nearest(str(key), known))
+        if value is None and "'none'" in known[key]:
+            value = "none"  # which YAML files and --opts read as a null
         if value is not None:
             values[key] = convert(value, known[key], f"{key_path}.{key}")
     return values
@@ -215,8 +217,12 @@ def _settings(section: Any, known: Mapping[str, str], key_path: str) -> dict[str
 def _modern(raw: dict[str, Any]) -> dict[str, Any]:
     """Rewrite the section ``learning_rate: {value, decay}`` of PaddleSeg 2.0 as the ``lr_scheduler`` of today."""
     old = raw.get("learning_rate")
-    if not isinstance(old, Mapping) or "lr_scheduler" in raw:
+    if not isinstance(old, Mapping):
         return raw
+    if "lr_scheduler" in raw:
+        raise UserError(
+            "The config has learning_rate and lr_scheduler.", "Keep lr_scheduler; learning_rate is its old form."
+        )
     for key in old:
         if key not in ("value", "decay"):
             raise UserError(f"learning_rate.{key}: unknown key.", "learning_rate has the keys value and decay.")

@@ -88,6 +88,10 @@ def _fit(value: Any, node: ast.expr) -> Any:
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
         inner = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
         return _fit_generic(value, node.value.id, inner)
+    if isinstance(node, ast.Attribute):  # a class of a library, such as nn.Layer, which no plain YAML value is
+        if node.attr in _NAMES or node.attr == "Any" or not isinstance(value, _PLAIN):
+            return _fit_name(value, node.attr)
+        raise _Mismatch
     return _fit_name(value, node.id) if isinstance(node, ast.Name) else value
 
 
@@ -143,6 +147,7 @@ def _same(value: Any) -> Any:
     return value
 
 
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 _LISTS = ("list", "List", "Sequence", "Iterable", "Collection")
 
 _NAMES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {

@@ -23,6 +23,8 @@ class ConfigLoader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # PyYAML's own error, below, names it
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     "while reading a section", node.start_mark, f"the key {key!r} stands twice", key_node.start_mark
