@@ -1,0 +1,1 @@
+"""Channel pruning: groups of coupled channels, criteria, sensitivity, budgets, surgery; and sparsity."""
