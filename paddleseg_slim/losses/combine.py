@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from paddleseg_slim.errors import UserError, nearest
+from paddleseg_slim.config.build import build
+from paddleseg_slim.config.spec import LossSpec
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.registry import LOSSES
 
 
@@ -96,49 +97,28 @@ def build_loss(section: Mapping[str, Any], ignore_index: int | None = None, name
 
     Args:
         section: ``{types: [{type: CrossEntropyLoss, ...}, ...], coef: [1, ...]}``.
-        ignore_index: the dataset's; for each loss that takes one and does not set it.
+        ignore_index: the dataset's, for each loss that does not state one.
         name: the section's name in messages: ``loss`` or ``distill_loss``.
 
     Raises:
         UserError: a key is missing or unknown, a loss or an argument of one is unknown, the counts differ, or a loss
-            has another ``ignore_index`` than the dataset.
+            states another ``ignore_index`` than the dataset.
     """
-    unknown = sorted(set(section) - {"types", "coef"})
-    if unknown:
-        raise UserError(f"{name}: unknown key `{unknown[0]}`.", nearest(unknown[0], ("types", "coef")))
-    for key in ("types", "coef"):
-        if not isinstance(section.get(key), (list, tuple)) or not section[key]:
-            raise UserError(
-                f"{name}.{key}: a list is wanted, found {section.get(key)!r}.",
-                "For example `loss: {types: [{type: CrossEntropyLoss}], coef: [1]}`.",
-            )
-    types = [_build(spec, ignore_index, f"{name}.types[{index}]") for index, spec in enumerate(section["types"])]
-    return CombinedLoss(types, section["coef"])
+    spec = LossSpec.parse(section, name)
+    if ignore_index is not None:
+        types = [_with_ignore_index(loss.to_dict(), ignore_index, loss.key_path) for loss in spec.types]
+        spec = LossSpec.parse({"types": types, "coef": list(spec.coef)}, name)
+    return CombinedLoss([build(loss, LOSSES) for loss in spec.types], spec.coef)
 
 
-def _build(spec: Any, ignore_index: int | None, path: str) -> nn.Layer:
-    """Build one loss from ``{type: Name, argument: value, ...}``; the losses of a MixedLoss are such specs too."""
-    if isinstance(spec, nn.Layer):
-        return spec
-    if not isinstance(spec, Mapping) or "type" not in spec:
-        raise UserError(f"{path}: `type` is missing in {spec!r}.", "For example `{type: CrossEntropyLoss}`.")
-    arguments = {key: value for key, value in spec.items() if key != "type"}
-    factory = LOSSES.get(spec["type"])
-    known = inspect.signature(factory).parameters
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"{path}: {spec['type']} has no argument `{key}`.", nearest(key, known))
-    missing = [key for key, value in known.items() if value.default is value.empty and key not in arguments]
-    if missing:
-        raise UserError(f"{path}: {spec['type']} needs the argument `{missing[0]}`.", "Add it to the loss section.")
-    if ignore_index is not None and "ignore_index" in known:
-        given = arguments.setdefault("ignore_index", ignore_index)
-        if given != ignore_index:
-            raise UserError(
-                f"{path}: `ignore_index` is {given}, the dataset's is {ignore_index}.", "Use the same value in both."
-            )
-    if "losses" in arguments:
-        arguments["losses"] = [
-            _build(inner, ignore_index, f"{path}.losses[{index}]") for index, inner in enumerate(arguments["losses"])
-        ]
-    return factory(**arguments)
+def _with_ignore_index(loss: dict[str, Any], ignore_index: int, path: str) -> dict[str, Any]:
+    """Return ``loss``, or the losses inside a MixedLoss, with the dataset's ``ignore_index``."""
+    if "losses" in loss:
+        inner = [_with_ignore_index(dict(part), ignore_index, path) for part in loss["losses"]]
+        return {**loss, "losses": inner}
+    stated = loss.get("ignore_index", ignore_index)
+    if stated != ignore_index:
+        raise UserError(
+            f"{path}.ignore_index is {stated}, the dataset's is {ignore_index}.", "Give the same value in both."
+        )
+    return {**loss, "ignore_index": ignore_index}
