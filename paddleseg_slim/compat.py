@@ -1,0 +1,125 @@
+"""The one place that touches private parts of Paddle, and the check that the installed Paddle is one we support."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from paddleseg_slim.errors import UserError
+
+SUPPORTED = ((3, 1, 1), (3, 4, 0))
+"""Lowest supported version of Paddle, and the first that is too new."""
+
+_REMEDY = "Install a supported one: pip install 'paddlepaddle>=3.1.1,<3.4' (paddlepaddle-gpu for a GPU)."
+
+try:
+    import paddle
+except ImportError as error:
+    raise UserError("Paddle is not installed.", _REMEDY) from error
+
+
+def check_version(version: str) -> None:
+    """Refuse a version of Paddle that the package was not tested on.
+
+    Raises:
+        UserError: ``version`` is outside `SUPPORTED`. A development build (``0.0.0``) is let through.
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    low, high = SUPPORTED
+    if numbers != (0, 0, 0) and not low <= numbers < high:
+        raise UserError(f"Paddle {version} is not supported.", _REMEDY)
+
+
+check_version(paddle.__version__)
+
+from paddle.base import core, framework  # noqa: E402
+from paddle.base.dygraph.base import to_static_mode_guard  # noqa: E402
+from paddle.pir.core import _convert_into_value, static_op_arg_cast_guard  # noqa: E402
+
+try:
+    from paddle.jit.dy2static import parameter_recorder as _recorder
+except ImportError:  # before 3.2
+    from paddle.jit.pir_dy2static import parameter_recorder as _recorder  # type: ignore[no-redef]
+
+PirValue = paddle.pir.Value
+_RAW_SHAPE = PirValue.shape
+
+
+def pir_shape(value: Any) -> tuple[int, ...]:
+    """Shape of a PIR value as Paddle inferred it, -1 for a dynamic axis, whatever patch is active."""
+    return tuple(int(size) for size in _RAW_SHAPE.fget(value))
+
+
+def dtype_name(dtype: Any) -> str:
+    """``paddle.float32`` (or its PIR ``DataType``) -> ``"float32"``."""
+    return str(getattr(dtype, "name", dtype)).rsplit(".", 1)[-1].lower()
+
+
+def dtype_object(name: str) -> Any:
+    """``"float32"`` -> the object that Paddle's ops take."""
+    return getattr(core.DataType, name.upper())
+
+
+def is_dtype(item: Any) -> bool:
+    """Whether an attribute of an op is a data type."""
+    return isinstance(item, core.DataType)
+
+
+def is_place(item: Any) -> bool:
+    """Whether an attribute of an op is a device."""
+    return isinstance(item, (core.Place, core.CPUPlace))
+
+
+def undefined_place() -> Any:
+    """The device that means "where the inputs are"."""
+    return core.Place()
+
+
+def op_function(name: str) -> Callable[..., Any] | None:
+    """The function of an op, in eager mode and under a program guard alike; None when Paddle has none."""
+    return getattr(paddle._C_ops, name, None)
+
+
+def op_header() -> str:
+    """Text of the C++ header that declares every op with its arguments in order; empty when the wheel has none."""
+    path = Path(paddle.__file__).parent / "include/paddle/phi/api/include/api.h"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+@contextlib.contextmanager
+def building(program: Any) -> Iterator[None]:
+    """Build ops into ``program`` instead of running them."""
+    with framework._dygraph_guard(None), paddle.static.program_guard(program, paddle.static.Program()):
+        yield
+
+
+@contextlib.contextmanager
+def tracing(program: Any, **value_methods: Any) -> Iterator[dict[int, Any]]:
+    """Trace eager code into ``program``; yields ``{id of PIR value: tensor}``, filled when the block ends well.
+
+    ``value_methods`` replace methods of PIR values meanwhile (``shape``, ``__bool__`` ...). Two costly parts of
+    Paddle's tracing are switched off: the Python stack of every op and the name scope of every layer call.
+    """
+    layers = types.ModuleType.__getattribute__(paddle.nn.layer, "layers")
+    parameters: dict[int, Any] = {}
+    with contextlib.ExitStack() as stack:
+        stack.callback(_recorder._global_inplace_map.pop, program)
+        stack.enter_context(building(program))
+        stack.enter_context(to_static_mode_guard(True))
+        stack.enter_context(static_op_arg_cast_guard(_convert_into_value))
+        stack.enter_context(patch.object(layers, "name_struct", lambda *_: contextlib.nullcontext(), create=True))
+        stack.enter_context(patch.object(traceback, "extract_stack", lambda *_, **__: traceback.StackSummary()))
+        for name, method in value_methods.items():
+            stack.enter_context(patch.object(PirValue, name, method, create=True))
+        tensors: list[Any] = []
+        try:
+            yield parameters
+        finally:  # the recorder is keyed by the address of the program: left behind, it crashes a later trace
+            tensors, values = _recorder._global_parameter_recorder.pop(program)
+        parameters.update((value.id, tensor) for value, tensor in zip(values, tensors))

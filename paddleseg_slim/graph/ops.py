@@ -1,0 +1,116 @@
+"""The op table: one row an op, with what the package knows of it.
+
+Most ops need no row to run (`dispatch` derives the call from Paddle's own declarations); a row says what cannot be
+derived: another way to run it, how channels pass through it (filled in by ``prune``), what it costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from paddleseg_slim.graph.ir import Node
+
+Shape = tuple[int, ...]
+CostRule = Callable[[Node, Callable[[Any], Shape]], int]
+"""``rule(node, shape_of) -> multiply-accumulate operations``; ``shape_of(value)`` gives a static shape."""
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """What is known of an op.
+
+    Attributes:
+        op: its name in the graph.
+        run: function of its inputs and attributes by name, returning a tensor or a tuple of them; None: Paddle's own.
+            Under a program guard it must build ops, so write it with Paddle's functions.
+        macs: the cost rule; None: no multiply-accumulates.
+        channels: the channel rule of the pruner, opaque here.
+    """
+
+    op: str
+    run: Optional[Callable[..., Any]] = None
+    macs: Optional[CostRule] = None
+    channels: Any = None
+
+
+_TABLE: dict[str, OpRow] = {}
+
+
+def register_op(item: OpRow) -> OpRow:
+    """Add a row (`ValueError` when the op has one: see `extend_op`)."""
+    if item.op in _TABLE:
+        raise ValueError(f"op {item.op!r} is registered twice")
+    _TABLE[item.op] = item
+    return item
+
+
+def extend_op(op: str, *, channels: Any = None, macs: CostRule | None = None) -> OpRow:
+    """Fill empty fields of the row of ``op`` (made when there is none); `ValueError` when a field is taken."""
+    present = _TABLE.get(op, OpRow(op))
+    given = {"channels": channels, "macs": macs}
+    for name, value in given.items():
+        if value is not None and getattr(present, name) is not None:
+            raise ValueError(f"op {op!r} has a rule for {name} already")
+    _TABLE[op] = replace(present, **{name: value for name, value in given.items() if value is not None})
+    return _TABLE[op]
+
+
+def row(op: str) -> OpRow | None:
+    """The row of ``op``; None when the table lacks it."""
+    return _TABLE.get(op)
+
+
+def rows() -> Sequence[OpRow]:
+    """All rows, by name."""
+    return [_TABLE[name] for name in sorted(_TABLE)]
+
+
+def _conv_macs(node: Node, shape_of: Callable[[Any], Shape]) -> int:
+    """Every output element takes one filter: input channels of a group times the kernel."""
+    return math.prod(shape_of(node.out)) * math.prod(shape_of(node.inputs["filter"])[1:])
+
+
+def _conv_transpose_macs(node: Node, shape_of: Callable[[Any], Shape]) -> int:
+    """Every input element meets the filter slice of its channel: output channels of a group times the kernel."""
+    return math.prod(shape_of(node.inputs["x"])) * math.prod(shape_of(node.inputs["filter"])[1:])
+
+
+def _matmul_macs(node: Node, shape_of: Callable[[Any], Shape]) -> int:
+    inner = shape_of(node.inputs["x"])
+    axis = -2 if node.attrs.get("transpose_x") and len(inner) > 1 else -1
+    return math.prod(shape_of(node.out)) * inner[axis]
+
+
+def _addmm_macs(node: Node, shape_of: Callable[[Any], Shape]) -> int:
+    return math.prod(shape_of(node.out)) * shape_of(node.inputs["x"])[-1]
+
+
+def _deformable_macs(node: Node, shape_of: Callable[[Any], Shape]) -> int:
+    return math.prod(shape_of(node.out)) * math.prod(shape_of(node.inputs["filter"])[1:])
+
+
+def _run_arg(name: str) -> Callable[..., Any]:
+    """`argmax` / `argmin` by their public functions: the argument order of the private ones changed in 3.2."""
+
+    def run(x: Any, axis: Any, keepdims: bool, flatten: bool, dtype: Any) -> Any:
+        import paddle
+
+        dtype_name = str(getattr(dtype, "name", dtype)).lower()
+        return getattr(paddle, name)(x, None if flatten else int(axis), keepdims, dtype_name)
+
+    return run
+
+
+for _op in ("conv2d", "depthwise_conv2d", "conv3d"):
+    register_op(OpRow(_op, macs=_conv_macs))
+for _op in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):
+    register_op(OpRow(_op, macs=_conv_transpose_macs))
+for _op in ("matmul", "bmm", "mv", "dot"):
+    register_op(OpRow(_op, macs=_matmul_macs))
+register_op(OpRow("addmm", macs=_addmm_macs))
+register_op(OpRow("deformable_conv", macs=_deformable_macs))
+for _op in ("argmax", "argmin"):
+    register_op(OpRow(_op, run=_run_arg(_op)))

@@ -1,0 +1,155 @@
+"""Shapes of every value for given input shapes, from Paddle's own shape inference: ops are built, nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddleseg_slim import compat
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph.dispatch import INTS, SCALAR, Call, call_of, constant_argument, result_values
+from paddleseg_slim.graph.host import as_integers, as_scalar, is_host, run_host
+from paddleseg_slim.graph.ir import Graph, Node, Value
+
+
+class DataDependent(UserError):
+    """A shape or a decision depends on the numbers in a tensor, so no graph can hold it."""
+
+
+class ShapeRun:
+    """Shape inference over a graph, node by node and only as far as asked, for fixed input shapes.
+
+    Args:
+        feeds: shape of every value that is given: the inputs of the graph or of a part of it.
+        parameters: values whose own shape holds: the parameters of the graph.
+    """
+
+    def __init__(self, feeds: Mapping[Value, tuple[int, ...]], parameters: Iterable[Value] = ()) -> None:
+        self.program = paddle.static.Program()
+        self.host: dict[Value, np.ndarray] = {}
+        self._meta: dict[Value, Any] = {}
+        with compat.building(self.program):
+            for value, shape in feeds.items():
+                self._feed(value, shape)
+        self._free = set(parameters)
+
+    def allow(self, parameters: Iterable[Value]) -> None:
+        """Add parameters that became known meanwhile."""
+        self._free.update(parameters)
+
+    def _feed(self, value: Value, shape: tuple[int, ...]) -> None:
+        self._meta[value] = paddle.static.data(f"v{len(self._meta)}", list(shape), value.dtype)
+
+    def _known(self, value: Value) -> bool:
+        return value in self._meta or value in self.host
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The shape of ``value``; -1 where it depends on data."""
+        self.need([value])
+        return tuple(self.host[value].shape) if value in self.host else compat.pir_shape(self._meta[value])
+
+    def dtype(self, value: Value) -> str:
+        """The data type of ``value``."""
+        self.need([value])
+        return str(self.host[value].dtype) if value in self.host else compat.dtype_name(self._meta[value].dtype)
+
+    def host_value(self, value: Value) -> np.ndarray:
+        """The number(s) that ``value`` holds.
+
+        Raises:
+            DataDependent: it is not computed from shapes alone.
+        """
+        self.need([value])
+        if value not in self.host:
+            raise DataDependent(
+                f"{value.name!r} decides something in the model and depends on the data of a tensor.",
+                "Replace the Python decision by tensor operations, or capture the sub-layers around it.",
+            )
+        return self.host[value]
+
+    def need(self, values: Iterable[Value]) -> None:
+        """Infer whatever ``values`` need and was not inferred yet."""
+        pending = [value for value in values if not self._known(value)]
+        if not pending:
+            return
+        with compat.building(self.program):
+            while pending:
+                value = pending[-1]
+                if self._known(value):
+                    pending.pop()
+                elif value.producer is None:
+                    if value not in self._free:
+                        raise KeyError(f"no shape is given for {value!r}")
+                    self._feed(value, value.shape)
+                else:
+                    missing = [item for item in value.producer.input_values() if not self._known(item)]
+                    pending.extend(missing)
+                    if not missing:
+                        self._infer(value.producer)
+
+    def _infer(self, node: Node) -> None:
+        if is_host(node, self.host):
+            shape = self.shape(node.input_values()[0]) if node.input_values() else ()
+            if -1 not in shape:
+                self.host[node.out] = run_host(node, self.host.__getitem__, self.shape)
+                return
+        call = call_of(node)
+        for value, result in result_values(node, build(node, call, self._argument)):
+            self._meta[value] = result
+
+    def _argument(self, value: Value, kind: str) -> Any:
+        if value in self.host:
+            if kind in (INTS, SCALAR):
+                return as_scalar(self.host[value]) if kind == SCALAR else as_integers(self.host[value])
+            if value not in self._meta:
+                self._meta[value] = paddle.assign(self.host[value])
+        return self._meta[value]
+
+
+def build(node: Node, call: Call, argument: Any) -> Any:
+    """Call the function of ``node`` with ``argument(value, kind)`` for every value it reads."""
+    arguments = []
+    for name, kind in call.arguments:
+        slot = node.inputs.get(name)
+        if slot is None:
+            arguments.append(constant_argument(node, name, kind))
+        elif isinstance(slot, list):
+            arguments.append([argument(value, SCALAR if kind == INTS else kind) for value in slot])
+        else:
+            arguments.append(argument(slot, kind))
+    if call.keywords:
+        return call.function(**{name: item for (name, _), item in zip(call.arguments, arguments)})
+    return call.function(*arguments)
+
+
+def infer_shapes(graph: Graph, inputs: Iterable[tuple[int, ...]]) -> ShapeRun:
+    """Infer every shape of ``graph`` for the given input shapes, in the order of its inputs."""
+    run = ShapeRun(dict(zip(graph.inputs, inputs)), graph.parameters.values())
+    run.need([value for node in graph.nodes for value in node.output_values()])
+    return run
+
+
+def sample_shapes(values: Iterable[Value], size: int, batch: int) -> list[tuple[int, ...]]:
+    """Shapes with ``batch`` for a dynamic first axis and ``size`` for any other dynamic axis."""
+    return [
+        tuple(known if known != -1 else (batch if axis == 0 else size) for axis, known in enumerate(value.shape))
+        for value in values
+    ]
+
+
+def refresh_shapes(graph: Graph) -> None:
+    """Give every value of an edited graph its shape and type again; those of inputs and parameters are taken as given.
+
+    An axis that differs between two input sizes is dynamic.
+    """
+    first = infer_shapes(graph, sample_shapes(graph.inputs, 128, 2))
+    second = infer_shapes(graph, sample_shapes(graph.inputs, 256, 3))
+    for node in graph.nodes:
+        for value in node.output_values():
+            pairs = zip(first.shape(value), second.shape(value))
+            value.shape = tuple(a if a == b else -1 for a, b in pairs)
+            value.dtype = first.dtype(value)
+    graph.touch()
