@@ -22,6 +22,9 @@ def init_convs(layer: nn.Layer, initializer: Any) -> None:
 def load_pretrained(layer: nn.Layer, pretrained: str | None) -> None:
     """Give ``layer`` the weights of the file ``pretrained``; None leaves it as it is.
 
+    Heads for another number of classes keep their random values (and a warning names them): that is what fine-tuning
+    on other classes needs.
+
     Args:
         layer: a backbone or a whole model.
         pretrained: a path, or a URL (of a file or an archive) that is downloaded once, or None.
@@ -31,6 +34,6 @@ def load_pretrained(layer: nn.Layer, pretrained: str | None) -> None:
     """
     if pretrained is None:
         return
-    from paddleseg_slim.train import checkpoint  # only who asks for weights needs the readers
+    from paddleseg_slim.train.weights import load_weights  # only who asks for weights needs the readers
 
-    checkpoint.load_weights(layer, pretrained)
+    load_weights(layer, pretrained, reset_head=True)
