@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_slim.errors import UserError
+
 Batch = dict[str, Any]
 """What a loader yields: ``img`` float32 ``[N, 3, H, W]``, ``label`` int64 (``[N, H, W]`` or ``[N]``), both
 ``paddle.Tensor`` or ``numpy.ndarray``, and whatever else the task's transforms add."""
@@ -80,6 +82,10 @@ class Task(ABC):
     def val_dataset(self) -> Any:
         """The dataset to choose by: ``dataset[index]`` gives one sample."""
 
+    def test_dataset(self) -> Any:
+        """The dataset to report on; the one to choose by where there is no other."""
+        return self.val_dataset()
+
     @abstractmethod
     def input_spec(self, height: int | None = None, width: int | None = None, batch: int | None = None) -> list[Any]:
         """``paddle.static.InputSpec`` of the model's inputs; None leaves an axis dynamic."""
@@ -91,6 +97,21 @@ class Task(ABC):
     @abstractmethod
     def accumulator(self) -> Accumulator:
         """A fresh, empty accumulator of this task's metric."""
+
+    def inference(self, forward: Forward, settings: Mapping[str, Any]) -> Forward:
+        """Wrap ``forward`` by how to infer (``test_config``: sliding window, scales, flips), if the task has such.
+
+        Raises:
+            UserError: the task does not know a setting.
+        """
+        asked = [key for key, value in settings.items() if value]
+        if asked:
+            raise UserError(f"The task {self.name} has no setting {asked[0]}.", "Remove it from test_config or flags.")
+        return forward
+
+    def pictures(self, forward: Forward, count: int) -> dict[str, np.ndarray]:
+        """Pictures of samples and their predictions by tag, uint8 ``[H, W, 3]``, for the log; none by default."""
+        return {}
 
     @abstractmethod
     def logits(self, outputs: Any) -> Any:

@@ -1,0 +1,114 @@
+"""Arguments that several commands share, under PaddleSeg's names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paddleseg_slim.errors import UserError
+
+DEVICES = ("cpu", "gpu", "xpu", "npu", "mlu")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """``--config`` and ``--opts``."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="config file (YAML, as PaddleSeg's)")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change keys of the config")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``, ``--threads``."""
+    parser.add_argument("--device", choices=DEVICES, help="default: the GPU if there is one, else the CPU")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: the physical cores")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """``--precision``, ``--fp16``, ``--amp_level``."""
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: mixed precision (GPU)")
+    parser.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
+    parser.add_argument("--amp_level", choices=("O1", "O2"), default="O1", help="level of mixed precision")
+
+
+def add_data_format(parser: argparse.ArgumentParser) -> None:
+    """``--data_format``."""
+    parser.add_argument("--data_format", choices=("NCHW", "NHWC"), default="NCHW", help="layout inside the model")
+
+
+def add_weights(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """``--model_path``, ``--reset_head``."""
+    text = "weights: .pdparams or .safetensors"
+    parser.add_argument("--model_path", required=required, metavar="FILE", help=text)
+    parser.add_argument(
+        "--reset-head", "--reset_head", action="store_true", help="keep the initial head if its class number differs"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--save_dir``, ``--overwrite``."""
+    parser.add_argument("--save_dir", default=default, metavar="DIR", help=f"where results go; default {default}")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in --save_dir")
+
+
+def add_inference(parser: argparse.ArgumentParser, augment: str) -> None:
+    """How to infer: ``--<augment>``, scales, flips, sliding window.
+
+    Args:
+        parser: of the command.
+        augment: ``aug_eval`` (val) or ``aug_pred`` (predict).
+    """
+    parser.add_argument(f"--{augment}", action="store_true", help="average over --scales and flips")
+    parser.add_argument("--scales", nargs="+", type=float, metavar="S", help="scales to average over")
+    parser.add_argument("--flip_horizontal", action="store_true", help="also the mirror image")
+    parser.add_argument("--flip_vertical", action="store_true", help="also upside down")
+    parser.add_argument("--is_slide", action="store_true", help="infer in windows")
+    parser.add_argument("--crop_size", nargs=2, type=int, metavar=("W", "H"), help="size of a window")
+    parser.add_argument("--stride", nargs=2, type=int, metavar=("W", "H"), help="distance between windows")
+
+
+def inference_settings(args: argparse.Namespace, augment: str, configured: dict[str, Any]) -> dict[str, Any]:
+    """The settings of ``test_config`` with the flags of `add_inference` on top."""
+    flags = {
+        "aug_eval": getattr(args, augment),
+        **{key: getattr(args, key) for key in ("scales", "flip_horizontal", "flip_vertical")},
+        **{key: getattr(args, key) for key in ("is_slide", "crop_size", "stride")},
+    }
+    return {**configured, **{key: value for key, value in flags.items() if value not in (None, False)}}
+
+
+def refuse(args: argparse.Namespace, reasons: dict[str, tuple[str, str]]) -> None:
+    """Refuse flags of PaddleSeg that mean nothing here, rather than ignore them.
+
+    Args:
+        args: the parsed arguments.
+        reasons: flag name -> (why, what to do instead).
+
+    Raises:
+        UserError: one of them was given.
+    """
+    for name, (why, remedy) in reasons.items():
+        if getattr(args, name) not in (None, False):
+            raise UserError(f"--{name}: {why}", remedy)
+
+
+def check_folder(path: str) -> Path:
+    """Return ``path`` as an existing, writable folder, made if needed.
+
+    Raises:
+        UserError: it is a file, or cannot be written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).", "Give another --save_dir.") from None
+    return folder
+
+
+def visible(folder: Path) -> Sequence[Path]:
+    """Entries of a folder that do not begin with a dot."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

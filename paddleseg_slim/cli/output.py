@@ -1,0 +1,79 @@
+"""The folder that a command writes to: one run at a time, and nothing replaced unless asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from paddleseg_slim.cli.arguments import check_folder, visible
+from paddleseg_slim.errors import UserError
+
+_LOCK = ".running.json"
+
+
+@contextlib.contextmanager
+def claimed(path: str, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+    """Hold the folder ``path`` for this process.
+
+    Args:
+        path: the folder; made if needed.
+        overwrite: it may have content.
+        resume: it may have content, that of the run which goes on.
+
+    Raises:
+        UserError: another run is writing there, it has content, or it cannot be written.
+    """
+    folder = check_folder(path)
+    lock = folder / _LOCK
+    _take(lock)
+    try:
+        content = [] if overwrite or resume else visible(folder)
+        if content:
+            raise UserError(
+                f"{folder} is not empty ({content[0].name}{', ...' if len(content) > 1 else ''}).",
+                "Give --overwrite to replace what is there, --resume_model to go on with it, or another --save_dir.",
+            )
+        yield folder
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _take(lock: Path) -> None:
+    """Create the lock file; one whose process is gone is replaced."""
+    own = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
+    for _ in range(2):
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            holder = _holder(lock)
+            if holder is not None:
+                raise UserError(
+                    f"{lock.parent} is in use by the process {holder}.", "Wait for it, or give another --save_dir."
+                ) from None
+            lock.unlink(missing_ok=True)
+            continue
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(own, stream)
+        return
+    raise UserError(f"{lock.parent} is in use by another run.", "Wait for it, or give another --save_dir.")
+
+
+def _holder(lock: Path) -> str | None:
+    """Who holds a lock; None if that process is gone (its lock is all that a kill left)."""
+    try:
+        data = json.loads(lock.read_text(encoding="utf-8"))
+        pid, host, started = int(data["pid"]), str(data["host"]), float(data["started"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):  # killed while writing it
+        return None
+    if host != socket.gethostname():
+        return f"{pid} on {host} (remove {lock} if that run is gone)"
+    alive = psutil.pid_exists(pid) and abs(psutil.Process(pid).create_time() - started) < 1
+    return str(pid) if alive else None

@@ -1,0 +1,66 @@
+"""Run one verb: parse, call, and turn what goes wrong into one line of cause, one of remedy and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from paddleseg_slim.errors import SlimError
+
+INTERRUPTED = 130
+_MEMORY_SIGNS = ("ResourceExhausted", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+
+
+def module_name(verb: str) -> str:
+    """Module of a verb."""
+    return f"paddleseg_slim.cli.{verb.replace('-', '_')}"
+
+
+def main(verb: str, argv: Sequence[str] | None = None) -> int:
+    """Run ``verb`` with the arguments ``argv`` (the process's own when None) and return the exit code."""
+    module = importlib.import_module(module_name(verb))
+    parser = argparse.ArgumentParser(
+        prog=f"paddleseg-slim {verb}" if argv is not None else None, description=module.HELP, allow_abbrev=False
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    return guarded(lambda: module.run(args), debug=args.debug)
+
+
+def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
+    """Call ``action`` and return its exit code, or that of the error it ends with; messages go to standard error."""
+    try:
+        return action()
+    except SlimError as error:
+        if debug:
+            traceback.print_exc()
+        return _say(error.cause, error.remedy, error.exit_code)
+    except KeyboardInterrupt:
+        return _say(
+            "Interrupted.", "What was saved so far is whole; a training goes on with --resume_model.", INTERRUPTED
+        )
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS):
+            return _say("There is not enough memory.", "Lower --batch_size, or the size of the images or crops.", 1)
+        text = " ".join(str(error).split())[:300]
+        return _say(
+            f"Internal error: {type(error).__name__}: {text}", "Run it with --debug and report the traceback.", 1
+        )
+
+
+def log(message: str, *values: object) -> None:
+    """Write a line to the log."""
+    logging.getLogger("paddleseg_slim.cli").info(message, *values)
+
+
+def _say(cause: str, remedy: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"Error: {cause}\n{remedy}\n")
+    return code

@@ -1,0 +1,89 @@
+"""What the commands that run a model do first: log, device, threads, model."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_slim.errors import UserError
+
+if TYPE_CHECKING:
+    import paddle
+
+    from paddleseg_slim.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is in force.
+
+    Attributes:
+        device: ``cpu``, ``gpu``, ...
+        threads: CPU threads of Paddle.
+    """
+
+    device: str
+    threads: int
+
+
+def start(args: argparse.Namespace) -> Session:
+    """Check Paddle, then set the log, the device and the threads that ``args`` ask for.
+
+    Raises:
+        UserError: Paddle is missing or unsupported, or this machine cannot honour a flag.
+    """
+    from paddleseg_slim import compat  # noqa: F401  (refuses a missing or unsupported Paddle when imported)
+    from paddleseg_slim.train import device
+    from paddleseg_slim.train.logging import setup_logging
+
+    setup_logging()
+    chosen = device.set_device(getattr(args, "device", None))
+    precision = "fp16" if getattr(args, "fp16", False) else getattr(args, "precision", "fp32")
+    device.check_precision(precision, chosen)
+    threads = device.set_threads(getattr(args, "threads", None))
+    import paddle
+
+    if paddle.distributed.ParallelEnv().nranks > 1 and not paddle.distributed.is_initialized():
+        paddle.distributed.init_parallel_env()
+    return Session(chosen, threads)
+
+
+def build_model(task: Task, data_format: str = "NCHW") -> paddle.nn.Layer:
+    """Build the model of a task.
+
+    Raises:
+        UserError: ``NHWC`` for a model without that layout.
+    """
+    if data_format == "NHWC":
+        raise UserError("--data_format NHWC: training and evaluation use NCHW.", "Leave it out.")
+    return task.build_model()
+
+
+class Repeated:
+    """A dataset whose samples come several times in an epoch, each time augmented anew."""
+
+    def __init__(self, dataset: Any, times: int) -> None:
+        self._dataset, self._times = dataset, times
+
+    def __len__(self) -> int:
+        return len(self._dataset) * self._times
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        turn, index = divmod(index, len(self._dataset))
+        return self._dataset[(epoch * self._times + turn, index)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+
+def repeated(dataset: Any, times: int) -> Any:
+    """Repeat ``dataset`` ``times`` times an epoch.
+
+    Raises:
+        UserError: less than once.
+    """
+    if times < 1:
+        raise UserError(f"--repeats is {times}.", "Give 1 or more.")
+    return Repeated(dataset, times) if times > 1 else dataset

@@ -1,0 +1,76 @@
+"""What the tasks of a config share: their datasets, built once, and the facts that these imply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paddleseg_slim.config import ComponentSpec, Config, build
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.losses import CombinedLoss, build_loss
+from paddleseg_slim.registry import DATASETS
+from paddleseg_slim.tasks.base import Task
+
+
+class ConfiguredTask(Task):
+    """A task whose parts a `Config` names.
+
+    Args:
+        config: the config.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._datasets: dict[str, Any] = {}
+        self._loss: CombinedLoss | None = None
+
+    def _dataset(self, section: str) -> Any:
+        if section not in self._datasets:
+            spec: ComponentSpec | None = getattr(self.config, section)
+            if spec is None:
+                raise UserError(f"The config has no section {section}.", f"Write '{section}:' with a 'type:' below it.")
+            self._datasets[section] = build(spec, DATASETS)
+        return self._datasets[section]
+
+    def train_dataset(self) -> Any:
+        """The dataset of the section ``train_dataset``."""
+        return self._dataset("train_dataset")
+
+    def val_dataset(self) -> Any:
+        """The dataset of the section ``val_dataset``."""
+        return self._dataset("val_dataset")
+
+    def test_dataset(self) -> Any:
+        """The dataset of the section ``test_dataset``; that of ``val_dataset`` where there is none."""
+        return self._dataset("test_dataset" if self.config.test_dataset else "val_dataset")
+
+    def _any_dataset(self) -> Any:
+        """The dataset to ask for class names and numbers: one that is there already, or the cheapest."""
+        if self._datasets:
+            return next(iter(self._datasets.values()))
+        return self._dataset("val_dataset" if self.config.val_dataset else "train_dataset")
+
+    def num_classes(self) -> int:
+        """Number of classes, from the model's section or else the dataset.
+
+        Raises:
+            UserError: the two differ.
+        """
+        stated = self.config.model.args.get("num_classes")
+        implied = int(self._any_dataset().num_classes)
+        if stated is not None and stated != implied:
+            kind = type(self._any_dataset()).__name__
+            raise UserError(
+                f"model.num_classes is {stated}, but the dataset {kind} has {implied} classes.",
+                f"Set model.num_classes: {implied}, or leave it out.",
+            )
+        return implied
+
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, in the order of their numbers."""
+        return list(self._any_dataset().class_names)
+
+    def _combined_loss(self) -> CombinedLoss:
+        if self._loss is None:
+            self._loss = build_loss(self.config.loss.to_dict(), getattr(self._any_dataset(), "ignore_index", None))
+        return self._loss

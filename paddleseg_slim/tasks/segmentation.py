@@ -1,0 +1,87 @@
+"""Semantic segmentation: a class for every pixel."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddleseg_slim.config import build
+from paddleseg_slim.metrics import SegmentationAccumulator
+from paddleseg_slim.models.external import resolve_model
+from paddleseg_slim.registry import MODELS, TASKS
+from paddleseg_slim.tasks.base import Batch, Forward
+from paddleseg_slim.tasks.common import ConfiguredTask
+from paddleseg_slim.tasks.inference import restore, wrap
+from paddleseg_slim.tasks.visual import blend, colour_map
+
+
+class RestoringAccumulator(SegmentationAccumulator):
+    """Compares at the size of the label file: logits of another size are brought back to it first."""
+
+    def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
+        """Add one batch; ``batch["trans_info"]`` says what changed the size of the images."""
+        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        if tuple(first.shape[-2:]) != tuple(batch["label"].shape[-2:]):
+            first = restore(np.asarray(first), batch["trans_info"][0])
+        super().update(first, batch)
+
+
+@TASKS.register("segmentation")
+class SegmentationTask(ConfiguredTask):
+    """A PaddleSeg config: models of the registry, list-file or named datasets, mIoU."""
+
+    name = "segmentation"
+    primary = "mIoU"
+
+    def build_model(self) -> paddle.nn.Layer:
+        """Build the model of the section ``model``, for as many classes as the dataset has."""
+        resolve_model(self.config.model.type)  # registers one of an installed paddleseg
+        return build(self.config.model, MODELS, num_classes=self.num_classes(), **self._channels())
+
+    def _channels(self) -> dict[str, int]:
+        """The input channels, where the dataset's differ from three and the model takes the number itself."""
+        channels = getattr(self._any_dataset(), "img_channels", 3)
+        takes = "in_channels" in inspect.signature(resolve_model(self.config.model.type)).parameters
+        return {"in_channels": channels} if channels != 3 and takes else {}
+
+    def input_spec(self, height: int | None = None, width: int | None = None, batch: int | None = None) -> list[Any]:
+        """``img``, float32 ``[N, C, H, W]``."""
+        channels = getattr(self._any_dataset(), "img_channels", 3)
+        return [paddle.static.InputSpec([batch, channels, height, width], "float32", "img")]
+
+    def loss(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+        """The weighted losses of the section ``loss``."""
+        return self._combined_loss()(outputs, batch["label"], batch.get("edge"))
+
+    def accumulator(self) -> RestoringAccumulator:
+        """An empty confusion matrix."""
+        data = self._any_dataset()
+        return RestoringAccumulator(self.num_classes(), self.class_names(), data.ignore_index)
+
+    def inference(self, forward: Forward, settings: Mapping[str, Any]) -> Forward:
+        """Sliding window, scales and flips of ``test_config`` (see `tasks.inference.wrap`)."""
+        return wrap(forward, settings)
+
+    def pictures(self, forward: Forward, count: int) -> dict[str, np.ndarray]:
+        """For the first samples of the validation set: image, label and prediction side by side."""
+        data, colours = self.val_dataset(), colour_map()
+        result = {}
+        for index in range(min(count, len(data))):
+            sample = data[index]
+            logits = restore(np.asarray(self.logits(forward(sample["img"][None]))), sample["trans_info"])
+            image = restore(sample["img"][None], sample["trans_info"])[0].transpose(1, 2, 0)
+            low, high = image.min(), image.max()
+            picture = ((image - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+            picture = np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
+            label, predicted = sample["label"].astype(np.uint8), logits.argmax(1)[0].astype(np.uint8)
+            parts = [picture, blend(picture, label, colours), blend(picture, predicted, colours)]
+            result[f"Samples/{index}"] = np.concatenate(parts, axis=1)
+        return result
+
+    def logits(self, outputs: Any) -> Any:
+        """The first output."""
+        return outputs[0] if isinstance(outputs, (list, tuple)) else outputs

@@ -1,0 +1,1 @@
+"""Training and evaluation of any task: the loop, optimizers, checkpoints, logs."""
