@@ -7,6 +7,7 @@ reads nothing else. All paths in it are relative to its folder.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -62,9 +63,10 @@ class Latency:
         median_ms: median wall time of a run.
         p90_ms: its 90th percentile.
         precision: precision in force: ``fp32``, ``int8``, ``bf16`` ...
-        speedup: median time of the base stage in the same engine / of this one, from turns of one interleaved
-            benchmark; None where there was no such comparison.
+        speedup: time of ``base`` in the same engine / time of this, from turns of one interleaved benchmark; None
+            where there was no such comparison.
         ci_low, ci_high: 95 % confidence interval of ``speedup``.
+        base: name of the stage that ``speedup`` is against.
         stage: name of the stage whose model was measured; empty for the stage that holds this entry.
         note: what a reader must know: ``3 of 21 convolutions fell back to float``.
     """
@@ -79,6 +81,7 @@ class Latency:
     speedup: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+    base: str = ""
     stage: str = ""
     note: str = ""
 
@@ -91,6 +94,8 @@ class Latency:
     def of(cls, row: Any, settings: Any, stage: str = "") -> Latency:
         """Make it of a `deploy.benchmark.Row` (one without error) and the `Settings` of its run."""
         comparison = row.comparison
+        numbers = (comparison.speedup, comparison.low, comparison.high) if comparison else (None, None, None)
+        speedup, low, high = (value if value is not None and math.isfinite(value) else None for value in numbers)
         return cls(
             engine=row.engine,
             device=row.device,
@@ -99,9 +104,10 @@ class Latency:
             median_ms=row.median_ms,
             p90_ms=row.p90_ms,
             precision="int8" if (row.info.get("convolutions") or {}).get("int8") else row.precision,
-            speedup=comparison.speedup if comparison else None,
-            ci_low=comparison.low if comparison else None,
-            ci_high=comparison.high if comparison else None,
+            speedup=speedup,
+            ci_low=low,
+            ci_high=high,
+            base=comparison.base.split("@")[0] if comparison else "",
             stage=stage,
             note=f"{row.int8_convs} convolutions in int8" if row.int8_convs else "",
         )
@@ -221,7 +227,7 @@ def find_stages(paths: list[str | os.PathLike[str]]) -> list[tuple[Path, Stage]]
 
 def _depth(stage: Stage, stages: Mapping[str, Stage]) -> int:
     depth, seen = 0, {stage.name}
-    while stage.base in stages and stage.base not in seen:
+    while stage.base and stage.base in stages and stage.base not in seen:
         stage = stages[stage.base]
         seen.add(stage.name)
         depth += 1

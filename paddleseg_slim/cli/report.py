@@ -1,0 +1,47 @@
+"""``paddleseg-slim report``: one page that shows what a run reached."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+
+from paddleseg_slim.files import write_text
+from paddleseg_slim.version import __version__
+
+HELP = "Make one self-contained HTML page (and Markdown) of what a run reached."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="folders of runs; each stage in them is shown")
+    parser.add_argument("--save_path", "--output", default=None, help="the page (default: RUN_DIR/report.html)")
+    parser.add_argument("--title", default="Compression report", help="title of the page")
+    parser.add_argument("--open", action="store_true", help="show the page in the browser when it is written")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and its Markdown, and print the table."""
+    from paddleseg_slim.report import find_stages, html, markdown
+    from paddleseg_slim.report.headline import Headline
+    from paddleseg_slim.report.summary import summarize
+    from paddleseg_slim.report.tables import stage_table
+
+    summary = summarize(find_stages(args.run_dirs))
+    first = Path(args.run_dirs[0])
+    page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
+    footer = f"Made by paddleseg_slim {__version__}."
+    text = html.render(summary, args.title, footer)
+    write_text(page, text)
+    write_text(page.with_suffix(".md"), markdown.render(summary, args.title, footer))
+    console = Console()
+    console.print(stage_table(summary))
+    sentence = Headline.of(summary).sentence
+    if sentence:
+        console.print(sentence, style="bold", markup=False)
+    console.print(f"Report: {page}  ({page.with_suffix('.md').name} beside it)", markup=False, highlight=False)
+    if args.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0
