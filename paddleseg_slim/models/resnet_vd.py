@@ -121,36 +121,41 @@ class ConvBNLayer(nn.Layer):
         return F.relu(x) if self.relu else x
 
 
-class _Residual(nn.Layer):
-    """A branch of convolutions beside a shortcut, added.
+class Residual(nn.Layer):
+    """Convolutions in a row beside a shortcut, added.
 
-    The shortcut of the first block of a stage (``project``) fits the channels with a 1x1 convolution, after a mean
-    where the stage halves the resolution.
+    Args:
+        convs: the convolutions.
+        short: what fits the shortcut to them; None where it fits as it is.
     """
 
     expansion = 1
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, dilation: int, project: bool, data_format: str
-    ) -> None:
+    def __init__(self, convs: Sequence[ConvBNLayer], short: ConvBNLayer | None) -> None:
         super().__init__()
-        if project:
-            out_channels = width * self.expansion
-            pool = stride == 2
-            self.short = ConvBNLayer(in_channels, out_channels, 1, relu=False, pool=pool, data_format=data_format)
-        self.project = project
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Return what is added to the shortcut."""
-        raise TypeError(f"{type(self).__name__} has no branch")
+        self.length = len(convs)
+        for index, conv in enumerate(convs):
+            self.add_sublayer(f"conv{index}", conv)
+        self.project = short is not None
+        if short is not None:
+            self.short = short
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W]`` -> ``[N, width * expansion, H', W']``."""
-        residual = self.branch(x)
+        residual = x
+        for index in range(self.length):
+            residual = getattr(self, f"conv{index}")(residual)
         return F.relu((self.short(x) if self.project else x) + residual)
 
 
-class BottleneckBlock(_Residual):
+def _short(in_channels: int, out_channels: int, stride: int, project: bool, data_format: str) -> ConvBNLayer | None:
+    """The shortcut of the first block of a stage: a 1x1 convolution, after a mean where the resolution is halved."""
+    if not project:
+        return None
+    return ConvBNLayer(in_channels, out_channels, 1, relu=False, pool=stride == 2, data_format=data_format)
+
+
+class BottleneckBlock(Residual):
     """1x1, 3x3, 1x1 convolutions, the last with four times the width."""
 
     expansion = 4
@@ -158,29 +163,25 @@ class BottleneckBlock(_Residual):
     def __init__(
         self, in_channels: int, width: int, stride: int, dilation: int, project: bool, data_format: str
     ) -> None:
-        super().__init__(in_channels, width, stride, dilation, project, data_format)
-        self.conv0 = ConvBNLayer(in_channels, width, 1, data_format=data_format)
-        self.conv1 = ConvBNLayer(width, width, 3, stride, dilation, data_format=data_format)
-        self.conv2 = ConvBNLayer(width, width * 4, 1, relu=False, data_format=data_format)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Return what is added to the shortcut."""
-        return self.conv2(self.conv1(self.conv0(x)))
+        convs = [
+            ConvBNLayer(in_channels, width, 1, data_format=data_format),
+            ConvBNLayer(width, width, 3, stride, dilation, data_format=data_format),
+            ConvBNLayer(width, width * 4, 1, relu=False, data_format=data_format),
+        ]
+        super().__init__(convs, _short(in_channels, width * 4, stride, project, data_format))
 
 
-class BasicBlock(_Residual):
+class BasicBlock(Residual):
     """Two 3x3 convolutions."""
 
     def __init__(
         self, in_channels: int, width: int, stride: int, dilation: int, project: bool, data_format: str
     ) -> None:
-        super().__init__(in_channels, width, stride, dilation, project, data_format)
-        self.conv0 = ConvBNLayer(in_channels, width, 3, stride, dilation, data_format=data_format)
-        self.conv1 = ConvBNLayer(width, width, 3, dilation=dilation, relu=False, data_format=data_format)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Return what is added to the shortcut."""
-        return self.conv1(self.conv0(x))
+        convs = [
+            ConvBNLayer(in_channels, width, 3, stride, dilation, data_format=data_format),
+            ConvBNLayer(width, width, 3, dilation=dilation, relu=False, data_format=data_format),
+        ]
+        super().__init__(convs, _short(in_channels, width, stride, project, data_format))
 
 
 def _variant(layers: int) -> Callable[..., ResNet_vd]:

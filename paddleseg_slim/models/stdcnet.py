@@ -100,14 +100,11 @@ class CatBottleneck(nn.Layer):
         # 1/2, 1/4, ..., and the last as many as the one before, so that they add up to out_channels
         widths = [out_channels >> min(index + 1, block_num - 1) for index in range(block_num)]
         self.stride = stride
+        self.conv_list = nn.LayerList()
         if stride == 2:
             self.avd_layer = nn.Sequential(*_conv_bn(widths[0], widths[0], 3, 2, widths[0], relative_lr))
-        self.conv_list = nn.LayerList(
-            [
-                ConvBNReLU(before, width, 1 if index == 0 else 3, relative_lr=relative_lr)
-                for index, (before, width) in enumerate(zip([in_channels, *widths], widths))
-            ]
-        )
+        for index, (before, width) in enumerate(zip([in_channels, *widths], widths)):
+            self.conv_list.append(ConvBNReLU(before, width, 1 if index == 0 else 3, relative_lr=relative_lr))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W]`` -> ``[N, out, H', W']``."""
