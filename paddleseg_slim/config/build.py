@@ -14,9 +14,10 @@ from paddleseg_slim.registry import BACKBONES, DATASETS, LOSSES, MODELS, TRANSFO
 _NESTED = {"backbone": BACKBONES, "transforms": TRANSFORMS, "losses": LOSSES}
 """Registry of a nested component, by the name of the argument that holds it; others use that of what holds them."""
 
+_MODELS_HOME = "paddleseg_slim.models"
 _HOMES = {
-    MODELS.kind: "paddleseg_slim.models",
-    BACKBONES.kind: "paddleseg_slim.models",
+    MODELS.kind: _MODELS_HOME,
+    BACKBONES.kind: _MODELS_HOME,
     LOSSES.kind: "paddleseg_slim.losses",
     DATASETS.kind: "paddleseg_slim.data",
     TRANSFORMS.kind: "paddleseg_slim.data",
@@ -48,15 +49,21 @@ def check(spec: ComponentSpec, registry: Registry, **given: Any) -> None:
 
 
 def _checked(spec: ComponentSpec, registry: Registry, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    home = _HOMES.get(registry.kind)
-    if home:
-        importlib.import_module(home)
     try:
-        item = registry.get(spec.type)
+        item = _find(spec.type, registry)
     except UserError as error:
         raise UserError(f"{spec.key_path}.type: {error.cause}", error.remedy) from None
     own = {key: value for key, value in spec.args.items() if key not in given}
     return item, check_arguments(item, own, spec.key_path, given)
+
+
+def _find(name: str, registry: Registry) -> Any:
+    home = _HOMES.get(registry.kind)
+    if home:
+        importlib.import_module(home)
+    if home == _MODELS_HOME:  # a model that we lack may come from an installed paddleseg
+        return importlib.import_module(f"{home}.external").resolve(registry, name)
+    return registry.get(name)
 
 
 def _check_nested(value: Any, key: str, registry: Registry, key_path: str) -> None:
