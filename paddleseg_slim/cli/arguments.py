@@ -92,6 +92,18 @@ def refuse(args: argparse.Namespace, reasons: dict[str, tuple[str, str]]) -> Non
             raise UserError(f"--{name}: {why}", remedy)
 
 
+def at_least(args: argparse.Namespace, **limits: int) -> None:
+    """Refuse numbers below their limit.
+
+    Raises:
+        UserError: a flag's number is too small.
+    """
+    for name, limit in limits.items():
+        value = getattr(args, name)
+        if value is not None and value < limit:
+            raise UserError(f"--{name} is {value}.", f"Give {limit} or more.")
+
+
 def check_folder(path: str) -> Path:
     """Return ``path`` as an existing, writable folder, made if needed.
 

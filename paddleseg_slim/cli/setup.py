@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_slim.errors import UserError
@@ -39,8 +40,7 @@ def start(args: argparse.Namespace) -> Session:
 
     setup_logging()
     chosen = device.set_device(getattr(args, "device", None))
-    precision = "fp16" if getattr(args, "fp16", False) else getattr(args, "precision", "fp32")
-    device.check_precision(precision, chosen)
+    device.check_precision(precision(args), chosen)
     threads = device.set_threads(getattr(args, "threads", None))
     import paddle
 
@@ -49,15 +49,38 @@ def start(args: argparse.Namespace) -> Session:
     return Session(chosen, threads)
 
 
-def build_model(task: Task, data_format: str = "NCHW") -> paddle.nn.Layer:
-    """Build the model of a task.
+def precision(args: argparse.Namespace) -> str:
+    """``fp16`` or ``fp32``, by ``--precision`` and ``--fp16`` where a command has them."""
+    return "fp16" if getattr(args, "fp16", False) else str(getattr(args, "precision", "fp32"))
+
+
+def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: bool = False) -> paddle.nn.Layer:
+    """The model of ``task`` with the weights of ``path``, or the compressed model in the folder ``path``.
+
+    Args:
+        task: builds the model.
+        path: ``.pdparams``, ``.safetensors``, or a folder that a compression command wrote (``graph.json``).
+        data_format: layout inside the model.
+        reset_head: see `train.weights.load_weights`.
 
     Raises:
-        UserError: ``NHWC`` for a model without that layout.
+        UserError: it cannot be read, or does not fit.
     """
-    if data_format == "NHWC":
-        raise UserError("--data_format NHWC: training and evaluation use NCHW.", "Leave it out.")
-    return task.build_model()
+    folder = Path(path)
+    if (folder / "graph.json").is_file():
+        from paddleseg_slim.graph import load
+
+        if data_format != "NCHW":
+            raise UserError(
+                f"--data_format {data_format}: {path} is a saved graph with its own layout.", "Leave it out."
+            )
+        model: paddle.nn.Layer = load(folder)
+        return model
+    from paddleseg_slim.train.weights import load_weights
+
+    model = task.build_model(data_format)
+    load_weights(model, path, reset_head=reset_head)
+    return model
 
 
 class Repeated:

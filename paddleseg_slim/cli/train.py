@@ -6,14 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, output, runner, setup
+from paddleseg_slim.cli import arguments, output, runner, setup, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
-    from paddleseg_slim.config import Config
+    import paddle
+
     from paddleseg_slim.tasks.base import Task
-    from paddleseg_slim.train.checkpoint import Checkpoint
-    from paddleseg_slim.train.loop import TrainResult, TrainSettings
 
 HELP = "train a model from a config"
 
@@ -29,7 +28,7 @@ _NOT_HERE = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``train.py``, old and new."""
     arguments.add_config(parser)
-    add_schedule(parser)
+    training.add_schedule(parser)
     arguments.add_output(parser, "./output")
     arguments.add_weights(parser)
     arguments.add_device(parser)
@@ -48,19 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for_fd", action="store_true", help=argparse.SUPPRESS)
 
 
-def add_schedule(parser: argparse.ArgumentParser) -> None:
-    """Flags on the course of a training, which retraining commands share."""
-    parser.add_argument("--iters", type=int, metavar="N", help="training steps; default: the config's")
-    parser.add_argument("--batch_size", type=int, metavar="N", help="samples of a step on one device")
-    parser.add_argument("--learning_rate", type=float, metavar="RATE", help="default: the config's")
-    parser.add_argument("--save_interval", type=int, default=1000, metavar="N", help="steps between checkpoints")
-    parser.add_argument("--keep_checkpoint_max", type=int, default=5, metavar="N", help="checkpoints kept; 0: all")
-    parser.add_argument("--log_iters", type=int, default=10, metavar="N", help="steps between log lines")
-    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that load data")
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of data order, augmentation, dropout")
-    parser.add_argument("--use_vdl", action="store_true", help="write logs for VisualDL")
-
-
 def run(args: argparse.Namespace) -> int:
     """Train; see `add_arguments`."""
     arguments.refuse(args, _NOT_HERE)
@@ -72,93 +58,48 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = {key: getattr(args, key) for key in ("iters", "batch_size", "learning_rate")}
     config = configs.load_config(args.config, args.opts, overrides=overrides)
-    settings = _settings(args, config, session.threads)
+    settings = training.settings_of(
+        args,
+        config,
+        session.threads,
+        do_eval=args.do_eval,
+        precision=setup.precision(args),
+        amp_level=args.amp_level,
+        use_ema=args.use_ema,
+        early_stop_intervals=args.early_stop_intervals,
+    )
     task = build_task(config)
-    resume = _resume(args, config, settings, task)
-    with output.claimed(args.save_dir, overwrite=args.overwrite, resume=_goes_on(resume, settings.save_dir)):
-        result = _train(args, config, task, settings, resume)
+    dataset = setup.repeated(task.train_dataset(), args.repeats)
+    resume = training.find_resume(args.resume_model, config, settings, len(dataset))
+    goes_on = training.goes_on(resume, args.save_dir)
+    with output.claimed(args.save_dir, overwrite=args.overwrite, resume=goes_on):
+        model = _model(args, task, config.to_static_training)
+        if args.overwrite and not goes_on:
+            _clear(settings.save_dir)
+        result = training.fit(model, task, config, settings, dataset=dataset, resume=resume, use_vdl=args.use_vdl)
     runner.log(
         "Training ended after %d iterations in %.0f s; last checkpoint %s.", result.iters, result.seconds, result.folder
     )
     return 0
 
 
-def _settings(args: argparse.Namespace, config: Config, threads: int) -> TrainSettings:
-    from paddleseg_slim.train.loop import TrainSettings
-
-    return TrainSettings(
-        iters=config.iters,
-        batch_size=config.batch_size,
-        save_dir=Path(args.save_dir),
-        save_interval=args.save_interval,
-        log_iters=args.log_iters,
-        keep_checkpoint_max=args.keep_checkpoint_max,
-        num_workers=args.num_workers,
-        seed=args.seed,
-        do_eval=args.do_eval,
-        test_config=config.test_config,
-        precision="fp16" if args.fp16 else args.precision,
-        amp_level=args.amp_level,
-        use_ema=args.use_ema,
-        early_stop_intervals=args.early_stop_intervals,
-        threads=threads,
-    )
-
-
-def _goes_on(resume: Checkpoint | None, run: Path) -> bool:
-    """Whether the run that is resumed is the one in ``run``."""
-    return resume is not None and resume.folder.parent.resolve() == run.resolve()
-
-
-def _resume(args: argparse.Namespace, config: Config, settings: TrainSettings, task: Task) -> Checkpoint | None:
-    if not args.resume_model:
-        return None
-    from paddleseg_slim.train import checkpoint, loop
-
-    found = checkpoint.find_resume(args.resume_model)
-    differences = config.differences(found.manifest.config) if found.manifest else []
-    samples = len(task.train_dataset()) * args.repeats
-    loop.check_same_run(found, differences, settings, samples, settings.threads)
-    runner.log("Resume from %s.", found.folder)
-    return found
-
-
-def _train(
-    args: argparse.Namespace, config: Config, task: Task, settings: TrainSettings, resume: Checkpoint | None
-) -> TrainResult:
+def _model(args: argparse.Namespace, task: Task, to_static: bool) -> paddle.nn.Layer:
     import paddle
 
-    from paddleseg_slim.train import checkpoint, loop, optim
-    from paddleseg_slim.train.logging import CurveLogger, Loggers, VisualDLLogger
-
     paddle.seed(args.seed)  # initial weights
-    model = setup.build_model(task, args.data_format)
-    if args.model_path:
-        checkpoint.load_weights(model, args.model_path, reset_head=args.reset_head)
-    schedule = optim.build_schedule(config.lr_scheduler, config.iters)
-    optimizer = optim.build_optimizer(config.optimizer, schedule, model)
-    dataset = setup.repeated(task.train_dataset(), args.repeats)
     if args.do_eval:
-        task.val_dataset()
-    start, first = resume.iter if resume else 0, paddle.distributed.get_rank() == 0
-    if first and args.overwrite and not _goes_on(resume, settings.save_dir):
-        checkpoint.clear_run(settings.save_dir)
-    loggers = [CurveLogger(settings.save_dir, start)] if first else []
-    if first and args.use_vdl:
-        loggers.append(VisualDLLogger(settings.save_dir))
-    network = paddle.jit.to_static(model) if args.to_static_training or config.to_static_training else model
-    logger = Loggers(loggers)
-    try:
-        return loop.train(
-            network,
-            task,
-            optimizer,
-            settings,
-            dataset=dataset,
-            logger=logger,
-            resume=resume,
-            config=config.to_dict(),
-            fingerprint=config.fingerprint(),
-        )
-    finally:
-        logger.close()
+        task.val_dataset()  # what is wrong with it is said now, not after the first interval
+    if args.model_path:
+        model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
+    else:
+        model = task.build_model(args.data_format)
+    return paddle.jit.to_static(model) if args.to_static_training or to_static else model
+
+
+def _clear(run: Path) -> None:
+    import paddle
+
+    from paddleseg_slim.train import checkpoint
+
+    if paddle.distributed.get_rank() == 0:
+        checkpoint.clear_run(run)

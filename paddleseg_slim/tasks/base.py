@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,15 @@ class Task(ABC):
     primary: str
 
     @abstractmethod
-    def build_model(self) -> Any:
-        """Build the ``paddle.nn.Layer`` of the config, with the weights of its ``pretrained`` keys if there are any."""
+    def build_model(self, data_format: str = "NCHW") -> Any:
+        """Build the ``paddle.nn.Layer`` of the config, with the weights of its ``pretrained`` keys if there are any.
+
+        Args:
+            data_format: layout inside the model; it takes and gives NCHW in any case.
+
+        Raises:
+            UserError: the model lacks that layout.
+        """
 
     @abstractmethod
     def train_dataset(self) -> Any:
@@ -112,6 +120,18 @@ class Task(ABC):
     def pictures(self, forward: Forward, count: int) -> dict[str, np.ndarray]:
         """Pictures of samples and their predictions by tag, uint8 ``[H, W, 3]``, for the log; none by default."""
         return {}
+
+    @abstractmethod
+    def preprocess(self) -> Any:
+        """What makes an input of an image: ``preprocess({"img": path or array}) -> {"img", "trans_info"}``."""
+
+    def restore(self, outputs: Any, sample: Mapping[str, Any]) -> np.ndarray:
+        """The main logits of one image ``[1, C, ...]``, at the size that it had before `preprocess`."""
+        return np.asarray(self.logits(outputs))
+
+    @abstractmethod
+    def writer(self, folder: Path, custom_colour: Sequence[int] | None = None) -> Any:
+        """A `tasks.prediction.PredictionWriter` into ``folder``."""
 
     @abstractmethod
     def logits(self, outputs: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -12,6 +14,7 @@ from paddleseg_slim.metrics import ClassificationAccumulator
 from paddleseg_slim.registry import TASKS
 from paddleseg_slim.tasks.base import Batch
 from paddleseg_slim.tasks.common import ConfiguredTask
+from paddleseg_slim.tasks.prediction import ClassWriter
 
 
 @TASKS.register("classification")
@@ -21,8 +24,12 @@ class ClassificationTask(ConfiguredTask):
     name = "classification"
     primary = "Top-1"
 
-    def build_model(self) -> paddle.nn.Layer:
+    def build_model(self, data_format: str = "NCHW") -> paddle.nn.Layer:
         """Build the model of the section ``model``, for as many classes as the dataset has."""
+        if data_format != "NCHW":
+            raise UserError(
+                f"--data_format {data_format}: the models of paddle.vision have NCHW only.", "Leave it out."
+            )
         spec = self.config.model
         known = [name for name in paddle.vision.models.__all__ if name.islower()]
         if spec.type not in known:
@@ -42,6 +49,10 @@ class ClassificationTask(ConfiguredTask):
     def accumulator(self) -> ClassificationAccumulator:
         """Empty counts of Top-1 and Top-5."""
         return ClassificationAccumulator(self.num_classes(), self.class_names())
+
+    def writer(self, folder: Path, custom_colour: Sequence[int] | None = None) -> ClassWriter:
+        """A table of classes."""
+        return ClassWriter(folder, self.class_names(), custom_colour)
 
     def logits(self, outputs: Any) -> Any:
         """The first output."""

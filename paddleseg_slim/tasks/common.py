@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from paddleseg_slim.config import ComponentSpec, Config, build
+from paddleseg_slim.data import Compose
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.losses import CombinedLoss, build_loss
-from paddleseg_slim.registry import DATASETS
+from paddleseg_slim.registry import DATASETS, TRANSFORMS
 from paddleseg_slim.tasks.base import Task
 
 
@@ -29,7 +30,7 @@ class ConfiguredTask(Task):
             spec: ComponentSpec | None = getattr(self.config, section)
             if spec is None:
                 raise UserError(f"The config has no section {section}.", f"Write '{section}:' with a 'type:' below it.")
-            self._datasets[section] = build(spec, DATASETS)
+            self._datasets[section] = self._checked(build(spec, DATASETS))
         return self._datasets[section]
 
     def train_dataset(self) -> Any:
@@ -50,21 +51,31 @@ class ConfiguredTask(Task):
             return next(iter(self._datasets.values()))
         return self._dataset("val_dataset" if self.config.val_dataset else "train_dataset")
 
-    def num_classes(self) -> int:
-        """Number of classes, from the model's section or else the dataset.
-
-        Raises:
-            UserError: the two differ.
-        """
+    def _checked(self, dataset: Any) -> Any:
         stated = self.config.model.args.get("num_classes")
-        implied = int(self._any_dataset().num_classes)
-        if stated is not None and stated != implied:
-            kind = type(self._any_dataset()).__name__
+        if stated is not None and stated != dataset.num_classes:
             raise UserError(
-                f"model.num_classes is {stated}, but the dataset {kind} has {implied} classes.",
-                f"Set model.num_classes: {implied}, or leave it out.",
+                f"model.num_classes is {stated}, but {type(dataset).__name__} has {dataset.num_classes} classes.",
+                f"Set model.num_classes: {dataset.num_classes}, or leave it out.",
             )
-        return implied
+        return dataset
+
+    def num_classes(self) -> int:
+        """Number of classes: what the section ``model`` states, or else the dataset's."""
+        stated = self.config.model.args.get("num_classes")
+        return int(self._any_dataset().num_classes if stated is None else stated)
+
+    def img_channels(self) -> int:
+        """Channels of an image."""
+        return int(self.config.train_dataset.args.get("img_channels") or 3)
+
+    def preprocess(self) -> Compose:
+        """The transforms of the section ``val_dataset``; the dataset itself need not be there."""
+        section = self.config.val_dataset
+        if section is None:
+            raise UserError("The config has no section val_dataset.", "Its transforms prepare the images: write one.")
+        transforms = [build(spec, TRANSFORMS) for spec in section.args.get("transforms") or []]
+        return Compose(transforms, img_channels=self.img_channels())
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes, in the order of their numbers."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from paddleseg_slim.registry import MODELS, TASKS
 from paddleseg_slim.tasks.base import Batch, Forward
 from paddleseg_slim.tasks.common import ConfiguredTask
 from paddleseg_slim.tasks.inference import restore, wrap
+from paddleseg_slim.tasks.layout import channels_last, transpose_around
+from paddleseg_slim.tasks.prediction import MaskWriter
 from paddleseg_slim.tasks.visual import blend, colour_map
 
 
@@ -37,21 +39,17 @@ class SegmentationTask(ConfiguredTask):
     name = "segmentation"
     primary = "mIoU"
 
-    def build_model(self) -> paddle.nn.Layer:
+    def build_model(self, data_format: str = "NCHW") -> paddle.nn.Layer:
         """Build the model of the section ``model``, for as many classes as the dataset has."""
-        resolve_model(self.config.model.type)  # registers one of an installed paddleseg
-        return build(self.config.model, MODELS, num_classes=self.num_classes(), **self._channels())
-
-    def _channels(self) -> dict[str, int]:
-        """The input channels, where the dataset's differ from three and the model takes the number itself."""
-        channels = getattr(self._any_dataset(), "img_channels", 3)
-        takes = "in_channels" in inspect.signature(resolve_model(self.config.model.type)).parameters
-        return {"in_channels": channels} if channels != 3 and takes else {}
+        spec = self.config.model
+        resolve_model(spec.type)  # registers one of an installed paddleseg
+        if data_format == "NHWC":
+            return transpose_around(build(channels_last(spec), MODELS, num_classes=self.num_classes()))
+        return build(spec, MODELS, num_classes=self.num_classes())
 
     def input_spec(self, height: int | None = None, width: int | None = None, batch: int | None = None) -> list[Any]:
         """``img``, float32 ``[N, C, H, W]``."""
-        channels = getattr(self._any_dataset(), "img_channels", 3)
-        return [paddle.static.InputSpec([batch, channels, height, width], "float32", "img")]
+        return [paddle.static.InputSpec([batch, self.img_channels(), height, width], "float32", "img")]
 
     def loss(self, outputs: Any, batch: Batch) -> dict[str, Any]:
         """The weighted losses of the section ``loss``."""
@@ -72,7 +70,7 @@ class SegmentationTask(ConfiguredTask):
         result = {}
         for index in range(min(count, len(data))):
             sample = data[index]
-            logits = restore(np.asarray(self.logits(forward(sample["img"][None]))), sample["trans_info"])
+            logits = self.restore(forward(sample["img"][None]), sample)
             image = restore(sample["img"][None], sample["trans_info"])[0].transpose(1, 2, 0)
             low, high = image.min(), image.max()
             picture = ((image - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
@@ -81,6 +79,14 @@ class SegmentationTask(ConfiguredTask):
             parts = [picture, blend(picture, label, colours), blend(picture, predicted, colours)]
             result[f"Samples/{index}"] = np.concatenate(parts, axis=1)
         return result
+
+    def restore(self, outputs: Any, sample: Mapping[str, Any]) -> np.ndarray:
+        """The first output ``[1, C, H, W]`` at the size of the picture."""
+        return restore(np.asarray(self.logits(outputs)), sample["trans_info"])
+
+    def writer(self, folder: Path, custom_colour: Sequence[int] | None = None) -> MaskWriter:
+        """Overlays and pseudo-colour masks."""
+        return MaskWriter(folder, custom_colour)
 
     def logits(self, outputs: Any) -> Any:
         """The first output."""

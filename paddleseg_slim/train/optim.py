@@ -8,12 +8,11 @@ from typing import Any
 
 import paddle
 from paddle.optimizer import lr as paddle_lr
+from paddle.optimizer.lr import LRScheduler as Schedule
 
 from paddleseg_slim.config import ComponentSpec, build
 from paddleseg_slim.errors import UserError, nearest
 from paddleseg_slim.registry import OPTIMIZERS, SCHEDULERS, Registry
-
-Schedule = paddle_lr.LRScheduler
 
 _CLIPS = Registry("gradient clip")
 for _name in ("ClipGradByValue", "ClipGradByNorm", "ClipGradByGlobalNorm"):

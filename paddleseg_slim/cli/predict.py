@@ -1,0 +1,129 @@
+"""Predict pictures and write what the model sees in them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paddleseg_slim.cli import arguments, runner, setup
+from paddleseg_slim.errors import UserError
+
+if TYPE_CHECKING:
+    from paddleseg_slim.tasks.base import Forward, Task
+
+HELP = "predict pictures with a trained model"
+SUFFIXES = (".jpeg", ".jpg", ".bmp", ".png")
+
+_NOT_HERE = {"use_multilabel": ("multi-label segmentation is not supported.", "Leave it out.")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PaddleSeg's flags of ``predict.py``."""
+    arguments.add_config(parser)
+    arguments.add_weights(parser, required=True)
+    parser.add_argument(
+        "--image_path", required=True, metavar="PATH", help="a picture, a folder, or a list of pictures"
+    )
+    parser.add_argument("--save_dir", default="./output/result", metavar="DIR", help="default ./output/result")
+    parser.add_argument("--custom_color", nargs="+", type=int, metavar="V", help="R G B of the first classes")
+    arguments.add_device(parser)
+    arguments.add_precision(parser)
+    arguments.add_data_format(parser)
+    arguments.add_inference(parser, "aug_pred")
+    parser.add_argument("--use_multilabel", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict; see `add_arguments`."""
+    arguments.refuse(args, _NOT_HERE)
+    pictures = find_pictures(args.image_path)
+    arguments.check_folder(args.save_dir)
+    setup.start(args)
+    from paddleseg_slim import config as configs
+    from paddleseg_slim.tasks import build_task
+    from paddleseg_slim.train.evaluate import model_forward
+    from paddleseg_slim.train.progress import Progress
+
+    config = configs.load_config(args.config, args.opts)
+    task = build_task(config)
+    writer = task.writer(Path(args.save_dir), args.custom_color)
+    settings = {**arguments.inference_settings(args, "aug_pred", {}), "aug_eval": args.aug_pred}
+    model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
+    autocast = args.amp_level if setup.precision(args) == "fp16" else None
+    forward = task.inference(model_forward(model, autocast=autocast), settings)
+    with Progress(len(pictures), "Predicting") as progress:
+        for name, picture, logits in predictions(task, forward, pictures):
+            writer.add(name, picture, logits)
+            progress.step()
+    runner.log("%s", writer.close())
+    return 0
+
+
+def predictions(
+    task: Task, forward: Forward, pictures: list[tuple[Path, PurePath]]
+) -> Iterator[tuple[PurePath, np.ndarray, np.ndarray]]:
+    """Yield (relative name, picture uint8 ``[H, W, 3]``, logits of it) for each picture."""
+    from paddleseg_slim.data.image import read_image
+
+    preprocess = task.preprocess()
+    for path, name in pictures:
+        picture = read_image(path)
+        sample: dict[str, Any] = preprocess({"img": str(path), "gt_fields": [], "trans_info": []})
+        logits = task.restore(forward(sample["img"][None]), sample)
+        yield name, picture, logits[0]
+
+
+def find_pictures(path: str) -> list[tuple[Path, PurePath]]:
+    """The pictures of ``--image_path``, each with its name relative to the folder (of a list: as the list has it).
+
+    Args:
+        path: a picture, a folder (searched through) or a text file with a picture a line, relative to its folder;
+            what follows the first blank of a line (a label) is left out unless the whole line is a file.
+
+    Raises:
+        UserError: there is no picture, or one of a list is missing.
+    """
+    given = Path(path)
+    if given.is_dir():
+        found = sorted(
+            Path(folder) / name
+            for folder, _, names in os.walk(given)
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        )
+        pictures = [(file, file.relative_to(given)) for file in found]
+    elif not given.is_file():
+        raise UserError(f"--image_path {given} does not exist.", "Give a picture, a folder or a list of pictures.")
+    elif given.suffix.lower() in SUFFIXES:
+        pictures = [(given, PurePath(given.name))]
+    else:
+        pictures = _listed(given)
+    if not pictures:
+        raise UserError(f"--image_path {given} has no pictures.", f"Known are {', '.join(SUFFIXES)}.")
+    return pictures
+
+
+def _listed(path: Path) -> list[tuple[Path, PurePath]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(
+            f"--image_path {path} is neither a picture ({', '.join(SUFFIXES)}) nor a list in UTF-8.",
+            "Give a picture, a folder or a list of pictures.",
+        ) from None
+    pictures = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        entry = next((e for e in (line.strip(), line.split()[0]) if (path.parent / e).is_file()), None)
+        if entry is None:
+            raise UserError(f"{path}, line {number}: {line.split()[0]} does not exist.", "Correct the list.")
+        relative = PurePath(entry)
+        outside = relative.is_absolute() or ".." in relative.parts
+        pictures.append((path.parent / entry, PurePath(relative.name) if outside else relative))
+    return pictures

@@ -1,0 +1,149 @@
+"""What the commands that train share: ``train``, and the retraining of ``prune``, ``quant`` and ``distill``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_slim.cli import runner
+
+if TYPE_CHECKING:
+    import paddle
+
+    from paddleseg_slim.config import Config
+    from paddleseg_slim.tasks.base import Task
+    from paddleseg_slim.train.checkpoint import Checkpoint
+    from paddleseg_slim.train.hooks import Hook
+    from paddleseg_slim.train.loop import TrainResult, TrainSettings
+
+
+def add_schedule(parser: argparse.ArgumentParser, iters: bool = True) -> None:
+    """Flags on the course of a training.
+
+    Args:
+        parser: of the command.
+        iters: add ``--iters``; False for a command with ``--retraining_iters``.
+    """
+    if iters:
+        parser.add_argument("--iters", type=int, metavar="N", help="training steps; default: the config's")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="samples of a step on one device")
+    parser.add_argument("--learning_rate", type=float, metavar="RATE", help="default: the config's")
+    parser.add_argument("--save_interval", type=int, default=1000, metavar="N", help="steps between checkpoints")
+    parser.add_argument("--keep_checkpoint_max", type=int, default=5, metavar="N", help="checkpoints kept; 0: all")
+    parser.add_argument("--log_iters", type=int, default=10, metavar="N", help="steps between log lines")
+    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="threads that load data ahead")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of data order, augmentation, dropout")
+    parser.add_argument("--use_vdl", action="store_true", help="write logs for VisualDL")
+
+
+def settings_of(
+    args: argparse.Namespace, config: Config, threads: int, *, save_dir: str | Path | None = None, **other: Any
+) -> TrainSettings:
+    """The settings of a training by the flags of `add_schedule`.
+
+    Args:
+        args: the parsed flags; ``save_dir`` is read from them when not given here.
+        config: its ``iters`` and ``batch_size`` have the flags' values already (``load_config(overrides=...)``).
+        threads: CPU threads in force.
+        save_dir: folder of the run.
+        other: further fields of `TrainSettings`.
+    """
+    from paddleseg_slim.train.loop import TrainSettings
+
+    values: dict[str, Any] = {
+        "iters": config.iters,
+        "batch_size": config.batch_size,
+        "save_dir": Path(args.save_dir if save_dir is None else save_dir),
+        **{name: getattr(args, name) for name in ("save_interval", "log_iters", "keep_checkpoint_max")},
+        **{name: getattr(args, name) for name in ("num_workers", "seed")},
+        "test_config": config.test_config,
+        "threads": threads,
+        **other,
+    }
+    return TrainSettings(**values)
+
+
+def goes_on(resume: Checkpoint | None, run: str | Path) -> bool:
+    """Whether the run that is resumed is the one in the folder ``run``."""
+    return resume is not None and resume.folder.parent.resolve() == Path(run).resolve()
+
+
+def find_resume(path: str | None, config: Config, settings: TrainSettings, samples: int) -> Checkpoint | None:
+    """Find the checkpoint of ``--resume_model`` and check that it belongs to the same run.
+
+    Args:
+        path: the flag's value.
+        config: of this run.
+        settings: of this run.
+        samples: size of its training set.
+
+    Raises:
+        UserError: there is none, or config or settings differ; the keys are named.
+    """
+    if not path:
+        return None
+    from paddleseg_slim.train import checkpoint, loop
+
+    found = checkpoint.find_resume(path)
+    differences = config.differences(found.manifest.config) if found.manifest else []
+    loop.check_same_run(found, differences, settings, samples, settings.threads)
+    runner.log("Resume from %s.", found.folder)
+    return found
+
+
+def fit(
+    model: paddle.nn.Layer,
+    task: Task,
+    config: Config,
+    settings: TrainSettings,
+    *,
+    dataset: Any = None,
+    hooks: Sequence[Hook] = (),
+    resume: Checkpoint | None = None,
+    use_vdl: bool = False,
+) -> TrainResult:
+    """Train ``model`` with the optimizer and schedule of ``config``, with logs in ``settings.save_dir``.
+
+    Args:
+        model: any Layer, a GraphLayer included.
+        task: gives data, loss and metric.
+        config: its ``iters`` set the length of the schedule.
+        settings: how long and how.
+        dataset: what to train on; the task's training set when None.
+        hooks: additions of a compression technique.
+        resume: the checkpoint to go on from.
+        use_vdl: also write logs for VisualDL.
+
+    Raises:
+        TrainingDiverged, UserError: see `train.loop.train`.
+    """
+    import paddle
+
+    from paddleseg_slim.train import loop, optim
+    from paddleseg_slim.train.logging import CurveLogger, Logger, Loggers, VisualDLLogger
+
+    schedule = optim.build_schedule(config.lr_scheduler, settings.iters)
+    optimizer = optim.build_optimizer(config.optimizer, schedule, model)
+    loggers: list[Logger] = []
+    if paddle.distributed.get_rank() == 0:
+        loggers.append(CurveLogger(settings.save_dir, resume.iter if resume else 0))
+        if use_vdl:
+            loggers.append(VisualDLLogger(settings.save_dir))
+    logger = Loggers(loggers)
+    try:
+        return loop.train(
+            model,
+            task,
+            optimizer,
+            settings,
+            dataset=dataset,
+            hooks=hooks,
+            logger=logger,
+            resume=resume,
+            config=config.to_dict(),
+            fingerprint=config.fingerprint(),
+        )
+    finally:
+        logger.close()

@@ -1,0 +1,97 @@
+"""What a prediction leaves on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.files import atomic_file, write_text
+from paddleseg_slim.tasks.visual import blend, colour_map
+
+
+class PredictionWriter(ABC):
+    """Writes the predictions of a list of pictures."""
+
+    @abstractmethod
+    def add(self, name: PurePath, picture: np.ndarray, logits: np.ndarray) -> None:
+        """Write one prediction.
+
+        Args:
+            name: relative path of the picture.
+            picture: uint8 ``[H, W, 3]``, RGB.
+            logits: of this picture, ``[C, ...]``.
+        """
+
+    @abstractmethod
+    def close(self) -> str:
+        """Finish; where the results are, in words."""
+
+
+class MaskWriter(PredictionWriter):
+    """Overlays and pseudo-colour masks, in the folders and names that PaddleSeg's predict.py uses.
+
+    Args:
+        folder: ``added_prediction/`` and ``pseudo_color_prediction/`` are made in it.
+        custom_colour: R G B values of the first classes.
+    """
+
+    def __init__(self, folder: Path, custom_colour: Sequence[int] | None = None) -> None:
+        self._colours = colour_map(custom_colour)
+        self._overlays, self._masks = folder / "added_prediction", folder / "pseudo_color_prediction"
+
+    def add(self, name: PurePath, picture: np.ndarray, logits: np.ndarray) -> None:
+        """Write the overlay under the picture's name and the mask (a palette PNG of class numbers)."""
+        classes = logits.argmax(0).astype(np.uint8)
+        _save(Image.fromarray(blend(picture, classes, self._colours)), self._overlays / name)
+        mask = Image.fromarray(classes, mode="P")
+        mask.putpalette(self._colours.ravel().tolist())
+        _save(mask, (self._masks / name).with_suffix(".png"))
+
+    def close(self) -> str:
+        """Name the two folders."""
+        return f"Predicted images are saved in {self._overlays} and {self._masks} ."
+
+
+def _save(image: Any, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        image.save(temporary, format=_FORMATS.get(path.suffix.lower(), "PNG"))
+
+
+_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+
+
+class ClassWriter(PredictionWriter):
+    """``predictions.csv``: picture, class and probability.
+
+    Args:
+        folder: where the file goes.
+        class_names: names of the classes.
+        custom_colour: refused, there is nothing to colour.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], custom_colour: Sequence[int] | None = None) -> None:
+        if custom_colour:
+            raise UserError("custom_color: a classifier paints nothing.", "Leave --custom_color out.")
+        self._path, self._names = folder / "predictions.csv", class_names
+        self._text = io.StringIO()
+        self._rows = csv.writer(self._text, lineterminator="\n")
+        self._rows.writerow(["image", "class", "probability"])
+
+    def add(self, name: PurePath, picture: np.ndarray, logits: np.ndarray) -> None:
+        """Add a row."""
+        exponents = np.exp(logits - logits.max())
+        best = int(logits.argmax())
+        self._rows.writerow([name.as_posix(), self._names[best], f"{exponents[best] / exponents.sum():.4f}"])
+
+    def close(self) -> str:
+        """Write the file."""
+        write_text(self._path, self._text.getvalue())
+        return f"Predictions are saved in {self._path} ."
