@@ -89,6 +89,7 @@ def find_pictures(path: str) -> list[tuple[Path, PurePath]]:
         UserError: there is no picture, or one of a list is missing.
     """
     given = Path(path)
+    pictures: list[tuple[Path, PurePath]]
     if given.is_dir():
         found = sorted(
             Path(folder) / name

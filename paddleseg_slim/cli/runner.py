@@ -7,11 +7,15 @@ import importlib
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from paddleseg_slim.errors import SlimError
 
 INTERRUPTED = 130
+_NOISE = ("No ccache found", "When training, we now always track global mean")
+"""Warnings of Paddle at every start, which tell the user nothing."""
+
 _MEMORY_SIGNS = ("ResourceExhausted", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
@@ -22,6 +26,8 @@ def module_name(verb: str) -> str:
 
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Run ``verb`` with the arguments ``argv`` (the process's own when None) and return the exit code."""
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
     module = importlib.import_module(module_name(verb))
     parser = argparse.ArgumentParser(
         prog=f"paddleseg-slim {verb}" if argv is not None else None, description=module.HELP, allow_abbrev=False

@@ -19,19 +19,20 @@ def set_device(device: str | None) -> str:
     Raises:
         UserError: this Paddle or this machine has no such device.
     """
-    available = _available()
-    chosen = device or ("gpu" if "gpu" in available else "cpu")
-    if chosen not in available:
+    found = available()
+    chosen = device or ("gpu" if "gpu" in found else "cpu")
+    if chosen not in found:
         raise UserError(
-            f"--device {chosen}: this Paddle ({paddle.__version__}) finds {', '.join(available)} only.",
-            f"Give --device {available[-1]}, or install the Paddle package for {chosen}.",
+            f"--device {chosen}: this Paddle ({paddle.__version__}) finds {', '.join(found)} only.",
+            f"Give --device {found[-1]}, or install the Paddle package for {chosen}.",
         )
     number = os.environ.get("PADDLE_LOCAL_RANK", "0")
     paddle.set_device("cpu" if chosen == "cpu" else f"{chosen}:{number}")
     return chosen
 
 
-def _available() -> list[str]:
+def available() -> list[str]:
+    """Kinds of device that this Paddle finds here."""
     found = ["cpu"]
     if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
         found.append("gpu")
