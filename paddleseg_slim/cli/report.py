@@ -24,12 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and its Markdown, and print the table."""
-    from paddleseg_slim.report import find_stages, html, markdown
-    from paddleseg_slim.report.headline import Headline
+    from paddleseg_slim.report.stage import find_stages
     from paddleseg_slim.report.summary import summarize
-    from paddleseg_slim.report.tables import stage_table
 
     summary = summarize(find_stages(args.run_dirs))
+    from paddleseg_slim.report import html, markdown
+    from paddleseg_slim.report.headline import Headline
+    from paddleseg_slim.report.tables import stage_table
+
     first = Path(args.run_dirs[0])
     page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
     footer = f"Made by paddleseg_slim {__version__}."

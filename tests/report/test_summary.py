@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report.runs import make_run
+
+from paddleseg_slim.report import Accuracy, Latency, Stage, find_stages
+from paddleseg_slim.report.headline import Headline
+from paddleseg_slim.report.summary import Setup, duration, human, model_size, summarize, warnings
+from paddleseg_slim.report.tables import cells, class_rows, columns, markdown_table
+
+SHAPE = (1, 3, 8, 8)
+
+
+def stage(name: str, base: str | None = None, score: float | None = None, **more) -> tuple[Path, Stage]:
+    accuracy = None if score is None else Accuracy("mIoU", {"mIoU": score}, images=10)
+    return Path("."), Stage(name, "train" if base is None else "prune", "x", accuracy, base=base, **more)
+
+
+def test_the_table_of_a_run(tmp_path):
+    summary = summarize(find_stages([make_run(tmp_path)]))
+    assert [row.stage.name for row in summary.rows] == ["dense", "pruned", "int8"]  # the benchmark has no row
+    onnx, openvino = summary.setups
+    assert (onnx.engine, openvino.engine) == ("onnxruntime", "openvino")
+    int8 = summary.last
+    assert int8.drop == pytest.approx(0.24)
+    assert int8.speeds[onnx].ratio == pytest.approx(5.61 / 2.95)
+    assert int8.speeds[openvino].verdict.startswith("no difference")
+    assert columns(summary)[:5] == ["stage", "mIoU", "params", "MACs", "model file"]
+    assert cells(int8, summary)[:5] == [
+        ("int8", "quant, against pruned"),
+        ("0.6731", "-0.24 points"),
+        ("702 k", ""),
+        ("42.3 M", ""),
+        ("791 kB", "ONNX, -72 %"),
+    ]
+    assert warnings(summary) == ["int8: no speed-up against dense (openvino, 2 threads, 1x3x128x128)."]
+
+
+def test_the_headline_compares_the_end_with_the_beginning(tmp_path):
+    headline = Headline.of(summarize(find_stages([make_run(tmp_path)])))
+    assert headline.sentence == ("dense → int8: 1.9x faster in onnxruntime and 5.8x smaller, mIoU 0.8 points lower")
+    figures = {name: (value, detail) for name, value, detail in headline.figures}
+    assert figures["speed-up"][0] == "1.90x"
+    assert figures["mIoU"] == ("0.6731", "was 0.6812, -0.81 points")
+    assert figures["MACs"] == ("42.3 M", "was 61.4 M, -31 %")
+
+
+def test_a_slower_model_is_called_slower():
+    slow = Latency("ort", "cpu", 1, SHAPE, 4.0, 4.0, speedup=0.5, ci_low=0.45, ci_high=0.55, base="dense")
+    fast = Latency("ort", "cpu", 1, SHAPE, 2.0, 2.0)
+    summary = summarize([stage("dense", None, 0.5, latency=(fast,)), stage("small", "dense", 0.5, latency=(slow,))])
+    assert Headline.of(summary).sentence == "dense → small: 2.0x slower in ort, the same mIoU"
+    assert warnings(summary) == ["small: slower than dense, 0.50x (ort, 1 thread, 1x3x8x8)."]
+
+
+def test_times_measured_apart_are_not_called_a_speed_up():
+    before, after = (Latency("ort", "cpu", 1, SHAPE, ms, ms) for ms in (4.0, 2.0))
+    summary = summarize([stage("dense", latency=(before,)), stage("small", "dense", 0.4, latency=(after,))])
+    speed = summary.last.speeds[Setup("ort", "cpu", 1, SHAPE)]
+    assert speed.verdict == "about 2.00x dense, measured apart"
+    assert "faster" not in Headline.of(summary).sentence
+    other = Latency("ort", "cpu", 2, SHAPE, 1.0, 1.0)  # another number of threads: no ratio at all
+    summary = summarize([stage("dense", latency=(before,)), stage("small", "dense", latency=(other,))])
+    assert summary.last.speeds[Setup("ort", "cpu", 2, SHAPE)].verdict == ""
+    assert warnings(summary) == ["small: its accuracy was not measured."]
+
+
+def test_a_run_of_one_stage_has_no_headline():
+    assert Headline.of(summarize([stage("dense", None, 0.5)])) == Headline("", ())
+
+
+def test_the_interleaved_measurement_wins():
+    apart = Latency("ort", "cpu", 1, SHAPE, 9.0, 9.0, stage="small")
+    together = Latency(
+        "ort", "cpu", 1, SHAPE, 2.0, 2.0, speedup=2.0, ci_low=1.9, ci_high=2.1, base="dense", stage="small"
+    )
+    for order in ((apart, together), (together, apart)):
+        rows = [stage("dense", None, 0.5), stage("small", "dense", 0.5)]
+        rows += [(Path("."), Stage(f"bench{i}", "bench", "x", latency=(item,))) for i, item in enumerate(order)]
+        summary = summarize(rows)
+        assert summary.last.speeds[summary.setups[0]].latency is together
+
+
+def test_the_size_is_that_of_what_one_would_copy():
+    assert model_size({"a/model.onnx": 10, "model.pdparams": 99}) == (10, "ONNX")
+    assert model_size({"model.json": 1, "model.pdiparams": 5, "deploy.yaml": 7}) == (6, "Paddle Inference")
+    assert model_size({"graph.json": 1, "weights.safetensors": 3}) == (3, "safetensors")
+    assert model_size({"m.onnx": 4, "m.onnx.data": 40, "big.onnx": 50}) == (44, "ONNX")
+    assert model_size({"benchmark.json": 1, "notes.txt": 2}) == (None, "")
+
+
+def test_words_for_numbers():
+    assert [human(value) for value in (None, 0, 999, 1_234, 61_400_000, 2.5e9)] == [
+        "–",
+        "0",
+        "999",
+        "1.23 k",
+        "61.4 M",
+        "2.5 G",
+    ]
+    assert human(791_000, "B") == "791 kB"
+    assert [duration(value) for value in (0.25, 5, 75.2, 7260)] == ["0.2 s", "5 s", "1 min 15 s", "2 h 1 min"]
+
+
+def test_an_absent_class_is_a_dash(tmp_path):
+    one = Path("."), Stage("dense", "train", "x", Accuracy("mIoU", {"mIoU": 0.5}, {"cat": None, "dog": 0.5}))
+    assert class_rows(summarize([one])) == [["class", "dense"], ["cat", "–"], ["dog", "0.5000"]]
+
+
+def test_markdown_escapes_bars():
+    assert markdown_table([["a", "b"], ["x|y", "1\n2"]]) == "| a | b |\n| :-- | --: |\n| x\\|y | 1<br>2 |\n"
+
+
+def test_class_colours_are_those_of_pascal_voc():
+    from paddleseg_slim.report.samples import class_colors
+
+    expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128)]
+    assert [tuple(color) for color in class_colors(256)[:6].tolist()] == expected
+    assert tuple(class_colors(256)[255].tolist()) == (224, 224, 192)
+    assert class_colors(256).dtype == np.uint8
