@@ -131,8 +131,9 @@ class ChannelGroups:
         for ids in self.walk.axes.values():
             present = np.unique(self.components[ids])
             signature[present] += random.integers(0, 2**63, dtype=np.uint64)
-        place = 0
+        place, starts = 0, []
         for key in self.walk.writes:
+            starts.append(place)
             present, first = np.unique(self.components[self.walk.axes[key]], return_index=True)
             made[present] = np.minimum(made[present], place + first)
             place += len(self.walk.axes[key])
@@ -141,7 +142,24 @@ class ChannelGroups:
         candidates = candidates[np.argsort(made[candidates], kind="stable")]
         _, first, inverse = np.unique(signature[candidates], return_index=True, return_inverse=True)
         sets = [candidates[inverse == s] for s in np.argsort(first, kind="stable")]
-        return self._named([s for s in sets if len(s) > 1], count)
+        alone = np.array([s[0] for s in sets if len(s) == 1], dtype=np.int64)
+        alone = alone[~np.isin(alone, self._anchors(alone, count))]
+        layer = np.searchsorted(starts, made[alone], side="right")  # a footprint of their own each: by first layer
+        sets = [s for s in sets if len(s) > 1] + [alone[layer == one] for one in np.unique(layer)]
+        return self._named(sorted((s for s in sets if len(s) > 1), key=lambda s: int(made[s[0]])), count)
+
+    def _anchors(self, alone: np.ndarray, count: int) -> list[int]:
+        """Channels that stay because an axis holds nothing but channels with footprints of their own."""
+        loose = np.zeros(count, dtype=bool)
+        loose[alone] = True
+        anchors: list[int] = []
+        for ids in self.walk.axes.values():
+            components = self.components[ids]
+            if len(components) and loose[components].all():
+                anchors.append(int(components[0]))
+                loose[components[0]] = False
+                self.pinned[int(components[0])] = "one channel of a layer with entangled channels has to stay"
+        return anchors
 
     def _named(self, sets: list[np.ndarray], count: int) -> list[Group]:
         owner, channel = np.full(count, -1), np.full(count, -1)
@@ -186,6 +204,10 @@ class ChannelGroups:
             owner[group.components] = number
         return owner
 
+    def owner_of(self, components: np.ndarray) -> np.ndarray:
+        """Number of the group that each component is a channel of, -1 for none (and for component -1)."""
+        return np.where(components >= 0, self._owner[components], -1)
+
     def _widths_on(self, ids: np.ndarray) -> tuple[np.ndarray, float]:
         """Positions in an id array as a function of the widths: positions for each channel kept, and fixed ones."""
         owner = self._owner[self.components[ids.reshape(-1)]]
@@ -211,9 +233,8 @@ class ChannelGroups:
             rows += [i, j]
             columns += [j, i]
             data += [block, block]
-        quadratic = sparse.coo_matrix(
-            (np.concatenate(data or [[]]), (np.concatenate(rows or [[]]), np.concatenate(columns or [[]]))), shape=(n, n)
-        )
+        places = np.concatenate(rows or [[]]), np.concatenate(columns or [[]])
+        quadratic = sparse.coo_matrix((np.concatenate(data or [[]]), places), shape=(n, n))
         return WidthCost(constant, linear, quadratic)
 
     def node_macs(self, node: Node) -> int:

@@ -1,4 +1,4 @@
-"""Remove channels for good: weights, statistics, attributes, optimizer state; on a copy, checked before it is given out."""
+"""Remove channels for good: weights, statistics, attributes, optimizer state; on a copy that is tried before use."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def _apply(groups: ChannelGroups, alive: np.ndarray, settings: Mapping[str, Any]
     kept: dict[str, dict[str, list[int]]] = {}
     for (name, axis), ids in groups.walk.axes.items():
         stay = alive[groups.components[ids]]
+        if not stay.any():
+            raise UserError(f"Axis {axis} of {name!r} would lose all its channels.", "Keep more channels.")
         if not stay.all():
             kept.setdefault(name, {})[str(axis)] = np.flatnonzero(stay).tolist()
     for name, axes in kept.items():

@@ -294,7 +294,7 @@ class Walk:
         return components
 
 
-_MAKES_CHANNELS = frozenset({"full", "expand", "tile"})
+_MAKES_CHANNELS = frozenset({"full", "full_with_tensor", "uniform", "gaussian", "expand", "tile"})
 """Ops whose result may have an axis that must follow the channels of what it meets, though no input has channels."""
 
 

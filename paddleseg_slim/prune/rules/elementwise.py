@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from paddleseg_slim.graph.ir import Graph, Node, slot_values
-from paddleseg_slim.prune.ids import FIXED, Factor, Labels, moved
+from paddleseg_slim.graph.ir import Node, slot_values
+from paddleseg_slim.prune.ids import FIXED, Labels, moved
 from paddleseg_slim.prune.rules.conv import channel_axis
-from paddleseg_slim.prune.walk import RULES, Keep, Walk, attr
+from paddleseg_slim.prune.walk import RULES, Walk, attr
 
 UNARY = (
     "abs", "assign", "bernoulli", "bitwise_not", "cast", "ceil", "celu", "clip", "cos", "depend", "dropout", "elu",
@@ -70,21 +70,3 @@ def fake_quant(walk: Walk, node: Node) -> None:
             if axis is not None and own.shape and own.shape[0] > 1:
                 walk.bind(own, 0, walk.axis(x, int(axis)), node)
     walk.set(node.out, walk.of(x))
-
-
-@RULES.register("full")
-def full(walk: Walk, node: Node) -> None:
-    """A constant: an axis longer than 1 takes the ids of what it meets, and its size is rewritten."""
-    sizes = attr(node, "shape")
-    if not isinstance(sizes, (list, tuple)) or not sizes or "int" in node.out.dtype:
-        walk.set(node.out, FIXED)
-        return
-    labels = tuple(Factor((a,), walk.ids.fresh(s)) for a, s in enumerate(sizes) if s > 1)
-
-    def change(graph: Graph, node: Node, keep: Keep) -> None:
-        for factor in labels:
-            node.attrs["shape"][factor.axes[0]] = int(keep(factor.ids).sum())
-
-    if labels:
-        walk.edit(node, change)
-    walk.set(node.out, labels)

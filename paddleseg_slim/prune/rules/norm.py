@@ -36,7 +36,9 @@ def group_norm(walk: Walk, node: Node) -> None:
     axis = channel_axis(node, len(walk.shape(x)))
     _bind(walk, node, ("scale", "bias"), axis)
     ids = walk.axis(x, axis)
-    if ids is not None:
+    if ids is not None and (len(walk.shape(x)) != 4 or axis != 1):
+        walk.ids.pin(ids, f"{node.name} (group_norm): only [N, C, H, W] is supported")
+    elif ids is not None:
         walk.ids.unite_along(ids.reshape(int(node.attrs["groups"]), -1), 0)
         walk.read(node, "x", factor_at(walk.of(x), axis), "group_norm")
     walk.set(node.out, walk.of(x))
@@ -44,15 +46,16 @@ def group_norm(walk: Walk, node: Node) -> None:
 
 @RULES.register("layer_norm")
 def layer_norm(walk: Walk, node: Node) -> None:
-    """Normalises over the last axes; only the last one may carry channels."""
+    """Normalises over the last axes, of which one may be longer than 1: that of the channels."""
     x = node.value("x")
-    rank = len(walk.shape(x))
+    sizes = walk.shape(x)
     begin = int(attr(node, "begin_norm_axis", 1))
-    if begin == rank - 1:
-        _bind(walk, node, ("scale", "bias"), begin)
-        walk.read(node, "x", factor_at(walk.of(x), begin), "layer_norm")
+    long = [a for a in range(begin, len(sizes)) if x.shape[a] != 1]
+    if len(long) == 1:
+        _bind(walk, node, ("scale", "bias"), long[0])
+        walk.read(node, "x", factor_at(walk.of(x), long[0]), "layer_norm")
     else:
-        reason = f"{node.name}: normalises over {rank - begin} axes at once"
+        reason = f"{node.name}: normalises over {len(long)} axes at once"
         walk.pin(tuple(f for f in walk.of(x) if max(f.axes) >= begin), reason)
         for name in ("scale", "bias"):
             for value in slot_values(node.inputs.get(name)):

@@ -289,6 +289,17 @@ def _grown(walk: Walk, node: Node, x: Value, argument: str, repeats: bool) -> No
     walk.set(node.out, (*labels, *fresh))
 
 
+@RULES.register("full", "uniform", "gaussian", "full_with_tensor")
+def made_to_measure(walk: Walk, node: Node) -> None:
+    """A tensor made to a given shape: its axes follow the channels of what they meet, and its size is rewritten."""
+    if "int" in node.out.dtype or "bool" in node.out.dtype:
+        walk.set(node.out, FIXED)
+        return
+    labels = tuple(Factor((a,), walk.ids.fresh(s)) for a, s in enumerate(walk.shape(node.out)) if s > 1)
+    edit_sizes(walk, node, "shape", labels)
+    walk.set(node.out, labels)
+
+
 @RULES.register("expand")
 def expand(walk: Walk, node: Node) -> None:
     """Broadcast to a given shape."""

@@ -1,0 +1,189 @@
+"""Gates: run a model as if channels were removed, without removing them.
+
+A gate stands at the *inputs of the consumers* of a channel, so it is exact whatever activation came before (zeroing
+the filter and its BatchNorm is not: sigmoid(0) is not 0). Where a consumer compares or averages channels, what is
+gated is made to look absent: a mean is over the others, a maximum or softmax sees a huge negative number, LayerNorm
+and GroupNorm take statistics of the others. A gate is an extra input of the graph and one plain op (``multiply`` or
+``add``), so every engine can run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from paddleseg_slim.graph.ir import Graph, Node, Value
+from paddleseg_slim.prune.channels import ChannelGroups
+from paddleseg_slim.prune.ids import Factor
+from paddleseg_slim.prune.walk import Read
+
+_HUGE = 1e30
+"""Stands for infinity: added to what must lose a maximum; infinity itself would turn into NaN later."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """One extra input of a gated graph.
+
+    Attributes:
+        value: the input.
+        components: the component of the id at each element, in the shape of the input.
+        kind: see `paddleseg_slim.prune.walk.Read`.
+        groups: names of the groups whose channels are on it.
+    """
+
+    value: Value
+    components: np.ndarray
+    kind: str
+    groups: frozenset[str]
+
+    def array(self, alive: np.ndarray) -> np.ndarray:
+        """What to feed, float32, when these components stay (`ChannelGroups.keep`)."""
+        stays = np.where(self.components >= 0, alive[self.components], False).astype(np.float32)
+        if self.kind == "lowest":
+            return (stays - 1.0) * np.float32(_HUGE)
+        if self.kind == "highest":
+            return (1.0 - stays) * np.float32(_HUGE)
+        if self.kind == "mean":
+            return stays * np.float32(stays.size / max(float(stays.sum()), 1.0))
+        if self.kind in ("layer_norm", "group_norm"):
+            axis = 1 if self.kind == "group_norm" else None
+            return stays / np.maximum(stays.sum(axis=axis, keepdims=True), 1.0)
+        return stays
+
+
+@dataclass(frozen=True, eq=False)
+class GatedGraph:
+    """A copy of a graph with gates.
+
+    Attributes:
+        graph: its inputs are those of the original, then the gates.
+        gates: in the order of the extra inputs.
+    """
+
+    graph: Graph
+    gates: tuple[Gate, ...]
+
+    def feeds(self, alive: np.ndarray, gates: Iterable[Gate] | None = None) -> dict[str, np.ndarray]:
+        """Arrays by input name for all gates, or for the given ones."""
+        return {gate.value.name: gate.array(alive) for gate in (self.gates if gates is None else gates)}
+
+    def of(self, group: str) -> list[Gate]:
+        """The gates on which channels of ``group`` stand."""
+        return [gate for gate in self.gates if group in gate.groups]
+
+
+def _mask_shape(factor: Factor, rank: int) -> tuple[int, ...]:
+    return tuple(factor.ids.shape[factor.axes.index(a)] if a in factor.axes else 1 for a in range(rank))
+
+
+class _Builder:
+    """Makes nodes in front of another node of a graph."""
+
+    def __init__(self, graph: Graph, before: Node) -> None:
+        self.graph = graph
+        self.before = before
+
+    def __call__(self, op: str, inputs: dict[str, Value], like: Value, **attrs: object) -> Value:
+        node = Node(self.graph.fresh_name(f"{self.before.name}/gate_{op}"), op, dict(inputs), attrs)
+        node.outputs = {"out": Value(node.name, like.dtype, like.shape, node)}
+        self.graph.nodes.insert(self.graph.nodes.index(self.before), node)
+        self.graph.touch()
+        return node.out
+
+
+def _gated_norm(graph: Graph, node: Node, gate: Value, read: Read) -> Value:
+    """LayerNorm or GroupNorm as plain ops whose averages over channels are weighted by ``gate``."""
+    make, x = _Builder(graph, node), node.value("x")
+    grouped = node.op == "group_norm"
+    axes = list(range(2 if grouped else int(node.attrs["begin_norm_axis"]), len(x.shape)))  # type: ignore[call-overload]
+
+    def average(value: Value) -> Value:
+        if grouped:
+            place = make("mean", {"x": value}, x, axis=axes, keepdim=True)
+            return make("conv2d", {"input": place, "filter": gate}, x, **_POINTWISE)
+        weighted = make("multiply", {"x": value, "y": gate}, x)
+        return make("sum", {"x": weighted}, x, axis=axes, dtype="undefined", keepdim=True)
+
+    centred = make("subtract", {"x": x, "y": average(x)}, x)
+    variance = average(make("square", {"x": centred}, x))
+    shifted = make("scale", {"x": variance}, x, scale=1.0, bias=float(node.attrs["epsilon"]), bias_after_scale=True)  # type: ignore[arg-type]
+    result = make("multiply", {"x": centred, "y": make("rsqrt", {"x": shifted}, x)}, x)
+    for name, op in (("scale", "multiply"), ("bias", "add")):
+        value = node.inputs.get(name)
+        if isinstance(value, Value):
+            if grouped or len(axes) > 1:
+                value = make("reshape", {"x": value}, value, shape=list(_mask_shape(read.factor, len(x.shape))))
+            result = make(op, {"x": result, "y": value}, x)
+    return result
+
+
+_POINTWISE = {
+    "strides": [1, 1], "paddings": [0, 0], "padding_algorithm": "EXPLICIT", "dilations": [1, 1], "groups": 1,
+    "data_format": "NCHW",
+}  # fmt: skip
+_OPS = {"zero": "multiply", "mean": "multiply", "lowest": "add", "highest": "add"}
+
+
+def _norm_matrix(ids: np.ndarray, parts: int) -> np.ndarray:
+    """For GroupNorm: the ids that each channel averages over, ``[C, C, 1, 1]``, -1 outside its group."""
+    size = len(ids) // parts
+    matrix = np.full((len(ids), len(ids)), -1, dtype=np.int64)
+    for part in range(parts):
+        block = slice(part * size, (part + 1) * size)
+        matrix[block, block] = ids[block]
+    return matrix[:, :, None, None]
+
+
+def _gate(groups: ChannelGroups, graph: Graph, read: Read, x: Value) -> Gate:
+    rank = len(x.shape)
+    ids = read.factor.ids.reshape(_mask_shape(read.factor, rank))
+    components = groups.components[ids]
+    if read.kind == "group_norm":
+        components = _norm_matrix(components.reshape(-1), int(graph.node(read.node).attrs["groups"]))
+    name = graph.fresh_name(f"gate/{read.node}/{read.argument}")
+    value = Value(name, "float32", tuple(components.shape))
+    owners = frozenset(groups.groups[g].name for g in np.unique(groups.owner_of(components)) if g >= 0)
+    return Gate(value, components, read.kind, owners)
+
+
+def insert_gates(groups: ChannelGroups, names: Iterable[str] | None = None, key: str = "eval") -> GatedGraph:
+    """A copy of one graph of the model with gates for the named groups, or for all.
+
+    Args:
+        key: ``eval`` or ``train``.
+    """
+    graph = (groups.model.eval_graph if key == "eval" else groups.model.train_graph).clone()
+    wanted = None if names is None else set(names)
+    gates: list[Gate] = []
+    made: dict[tuple[Value, str, bytes], Value] = {}
+    for read in groups.walk.reads:
+        if read.graph != key:
+            continue
+        node = graph.node(read.node)
+        x = node.value(read.argument)
+        gate = _gate(groups, graph, read, x)
+        if not gate.groups or (wanted is not None and not gate.groups & wanted):
+            continue
+        norm = read.kind not in _OPS
+        same = (x, read.kind if not norm else read.node, gate.components.tobytes())
+        if same not in made:
+            gates.append(gate)
+            graph.inputs.append(gate.value)
+            if norm:
+                _replace(graph, node, _gated_norm(graph, node, gate.value, read))
+                continue
+            made[same] = _Builder(graph, node)(_OPS[read.kind], {"x": x, "y": gate.value}, x)
+        node.inputs[read.argument] = made[same]
+        graph.touch()
+    graph.check()
+    return GatedGraph(graph, tuple(gates))
+
+
+def _replace(graph: Graph, node: Node, value: Value) -> None:
+    for user in graph.users(node.out):
+        user.replace_input(node.out, value)
+    graph.nodes.remove(node)
+    graph.touch()
