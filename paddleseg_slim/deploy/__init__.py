@@ -1,0 +1,1 @@
+"""From the graph to the engine: ONNX files, runtimes, measured latency, profiles."""

@@ -1,0 +1,270 @@
+"""Start one process a candidate, let them take turns, collect the times."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from paddleseg_slim.deploy.benchmark.result import BenchResult, Row, Settings
+from paddleseg_slim.deploy.benchmark.statistics import compare
+from paddleseg_slim.deploy.runtimes import RuntimeOptions, find_model, require_engine
+from paddleseg_slim.deploy.runtimes.machine import describe_machine
+from paddleseg_slim.errors import UserError
+
+_ROOT = Path(__file__).resolve().parents[3]
+_COMPANIONS = {".json": (".pdiparams",), ".pdmodel": (".pdiparams",), ".xml": (".bin",), ".onnx": (".onnx.data",)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model file in an engine.
+
+    Attributes:
+        name: what the model is called in the result.
+        path: the exported file, or the folder that holds it.
+        engine: a name of `runtimes.ENGINES`.
+        options: how the engine runs it; its ``threads`` are set by `measure`.
+    """
+
+    name: str
+    path: str | os.PathLike[str]
+    engine: str = "onnxruntime"
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    @property
+    def label(self) -> str:
+        """Name, engine and what is not the default of its options: ``unet@openvino bf16``."""
+        extra = [self.options.precision] if self.options.precision != "fp32" else []
+        extra += [self.options.device] if self.options.device != "cpu" else []
+        extra += ["trt"] if self.options.use_trt else []
+        return " ".join([f"{self.name}@{self.engine}", *extra])
+
+
+class _Process:
+    """One worker, and what came out of it."""
+
+    def __init__(self, candidate: Candidate, threads: int) -> None:
+        self.candidate = candidate
+        self.file = find_model(candidate.path, candidate.engine)
+        self.error = ""
+        self.facts: dict[str, Any] = {}
+        self.wall: list[list[float]] = []
+        self.cpu: list[list[float]] = []
+        self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), KMP_BLOCKTIME="1", PYTHONUNBUFFERED="1")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "paddleseg_slim.deploy.benchmark.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+        )
+
+    def ask(self, verb: str, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer; after an error the candidate is left out."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"verb": verb, **request}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the process has died: the empty answer below says so
+        line = self._process.stdout.readline()
+        if not line:
+            self.error = self._death()
+            return {}
+        answer = json.loads(line)
+        if "cause" in answer:
+            self.error = f"{answer['cause']} {answer['remedy']}"
+        return answer
+
+    def _death(self) -> str:
+        """Why the process ended, in one line."""
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log if line.strip()]
+        ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"The engine's process ended with {ended}" + (f": {lines[-1][:200]}" if lines else ".")
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+        self._log.close()
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    *,
+    input_shape: Sequence[int] = (1, 3, 512, 512),
+    threads: int = 0,
+    warmup: int = 10,
+    repeats: int = 50,
+    block: int = 2,
+    base: str | None = None,
+    images: Sequence[np.ndarray] | None = None,
+    data: str = "images",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> BenchResult:
+    """Measure all candidates in one interleaved run.
+
+    Args:
+        candidates: what to measure. A candidate that fails has a row with the reason; the others go on.
+        input_shape: batch, channels, height, width of one run.
+        threads: CPU threads of each engine; 0 is the physical cores.
+        warmup: runs of each candidate that do not count.
+        repeats: runs of each candidate that count.
+        block: runs in a row before it is the next candidate's turn.
+        base: what ratios are against: a candidate's label, or a model's name, which means that model in the same
+            engine. Default: the first candidate's model.
+        images: float arrays of ``input_shape`` to feed in turn instead of random numbers.
+        data: what the images are, for the record.
+        seed: of the random input, the order of turns and the bootstrap.
+        progress: called with (rounds done, rounds in all).
+
+    Raises:
+        UserError: no candidates, two of one label, a missing file or engine, a base that is none of them, or numbers
+            that make no sense; all before anything is started.
+    """
+    threads = RuntimeOptions(threads=threads).thread_count
+    settings = Settings(tuple(input_shape), threads, warmup, repeats, block, "random" if images is None else data, seed)
+    candidates = [replace(item, options=replace(item.options, threads=threads)) for item in candidates]
+    _check(candidates, settings, base)
+    with contextlib.ExitStack() as stack:
+        processes = [_Process(item, threads) for item in candidates]
+        for process in processes:
+            stack.callback(process.close)
+        archive = _store(images, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        for process in processes:
+            process.facts.update(
+                process.ask(
+                    "load",
+                    path=str(process.file),
+                    engine=process.candidate.engine,
+                    options=asdict(process.candidate.options),
+                    input_shape=list(input_shape),
+                    images=archive,
+                    warmup=warmup,
+                    seed=seed,
+                )
+            )
+        _take_turns(processes, settings, progress)
+        for process in processes:
+            if not process.error:
+                process.facts.update(process.ask("finish"))
+    rows = [_row(process, settings) for process in processes]
+    return BenchResult(settings, describe_machine(), _with_ratios(rows, base or candidates[0].name, seed))
+
+
+def _check(candidates: Sequence[Candidate], settings: Settings, base: str | None) -> None:
+    if not candidates:
+        raise UserError("There is nothing to measure.", "Give at least one model.")
+    labels = [item.label for item in candidates]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(f"Two models are called {twice[0]}.", "Name them: NAME=PATH.")
+    if min(settings.repeats, settings.block) < 1 or settings.warmup < 0 or min(settings.input_shape) < 1:
+        raise UserError(
+            f"Cannot measure {settings.repeats} repeats, block {settings.block}, warm-up {settings.warmup}, "
+            f"input {list(settings.input_shape)}.",
+            "Give positive numbers.",
+        )
+    names = {item.name for item in candidates}
+    if base is not None and base not in names and base not in labels:
+        raise UserError(f"The base {base!r} is not measured.", f"Choose one of: {', '.join(sorted(names) + labels)}.")
+    for item in candidates:
+        require_engine(item.engine)
+        find_model(item.path, item.engine)
+
+
+def _store(images: Sequence[np.ndarray] | None, folder: Path) -> str | None:
+    """Write the images where the workers can read them."""
+    if images is None:
+        return None
+    path = folder / "images.npz"
+    np.savez(path, **{f"image_{index:05d}": image for index, image in enumerate(images)})
+    return str(path)
+
+
+def _take_turns(processes: list[_Process], settings: Settings, progress: Callable[[int, int], None] | None) -> None:
+    """Round after round, every candidate runs a block; the order is shuffled anew in each round."""
+    generator = np.random.default_rng(settings.seed)
+    rounds = -(-settings.repeats // settings.block)
+    for number in range(rounds):
+        for index in generator.permutation(len(processes)):
+            process = processes[index]
+            if not process.error:
+                answer = process.ask("block", runs=settings.block)
+                if not process.error:
+                    process.wall.append(answer["wall_ms"])
+                    process.cpu.append(answer["cpu_ms"])
+        if progress:
+            progress(number + 1, rounds)
+
+
+def _file_bytes(path: Path) -> int:
+    """Size of a model file and of what belongs to it."""
+    companions = [path.with_suffix(suffix) for suffix in _COMPANIONS.get(path.suffix, ())]
+    return sum(file.stat().st_size for file in [path, *companions] if file.exists())
+
+
+def _row(process: _Process, settings: Settings) -> Row:
+    candidate = process.candidate
+    common: dict[str, Any] = {
+        "label": candidate.label,
+        "name": candidate.name,
+        "engine": candidate.engine,
+        "device": candidate.options.device,
+        "path": str(process.file),
+        "file_bytes": _file_bytes(process.file),
+    }
+    if process.error:
+        return Row(**common, precision=candidate.options.precision, error=process.error)
+    wall, facts = np.array(process.wall), process.facts
+    median = float(np.median(wall))
+    quarter, three_quarters, p90 = np.quantile(wall, [0.25, 0.75, 0.9])
+    return Row(
+        **common,
+        precision=facts["info"]["precision"],
+        median_ms=median,
+        p90_ms=float(p90),
+        spread=float((three_quarters - quarter) / median),
+        cpu_ms=float(np.median(process.cpu)),
+        throughput=settings.input_shape[0] * 1000 / median,
+        load_ms=facts["load_ms"],
+        first_run_ms=facts["first_run_ms"],
+        peak_memory_mb=facts["peak_memory_mb"],
+        model_memory_mb=facts["model_memory_mb"],
+        info=facts["info"],
+        times_ms=process.wall,
+    )
+
+
+def _with_ratios(rows: list[Row], base: str, seed: int) -> list[Row]:
+    """Add to every row its comparison with the base: the row of that label, or of that name in the same engine."""
+
+    def base_of(row: Row) -> Row | None:
+        exact = [other for other in rows if other.label == base]
+        same = [other for other in rows if other.name == base and other.engine == row.engine]
+        return next(iter(exact or same), None)
+
+    def with_ratio(row: Row) -> Row:
+        reference = base_of(row)
+        if reference is None or reference is row or row.error or reference.error:
+            return row
+        times, base_times = np.array(row.times_ms), np.array(reference.times_ms)
+        return replace(row, comparison=compare(reference.label, base_times, times, seed=seed))
+
+    return [with_ratio(row) for row in rows]
