@@ -1,4 +1,4 @@
-"""What an exported model does after its logits."""
+"""What an exported model does behind its logits, and how far its output may be from them."""
 
 from __future__ import annotations
 
@@ -6,56 +6,68 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from paddle import nn
 
 from paddleseg_slim.deploy.description import OUTPUT_OPS
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import Graph, GraphLayer, Value, add_node, remove_dead_nodes
 
-_OPS: dict[str, Callable[[Any], Any]] = {
-    "argmax": lambda logits: paddle.argmax(logits, axis=1, dtype="int32"),
-    "softmax": lambda logits: F.softmax(logits, axis=1),
-    "none": lambda logits: logits,
-}
 OUTPUT_DTYPES = {"argmax": "int32", "softmax": "float32", "none": "float32"}
+_ATTRS: dict[str, dict[str, Any]] = {
+    "argmax": {"axis": 1, "keepdims": False, "flatten": False, "dtype": "int32"},
+    "softmax": {"axis": 1},
+}
 
 
-class Exported(nn.Layer):
-    """A model as it is exported: of its outputs only the main logits, and ``output_op`` on them.
+def with_head(layer: GraphLayer, logits: Callable[[Any], Any], output_op: str) -> GraphLayer:
+    """The model as it is exported: of its outputs the main logits alone, and ``output_op`` on them.
+
+    Heads and parameters that only the other outputs need are gone. The stored tensors are shared with ``layer``, which
+    stays as it is.
 
     Args:
-        model: the model.
-        logits: the main logits of the model's outputs (`tasks.base.Task.logits`).
-        output_op: ``argmax``, ``softmax`` or ``none``.
+        layer: the model; its eval graph is taken.
+        logits: picks the main logits among the model's outputs (`tasks.base.Task.logits`).
+        output_op: ``argmax`` (int32 ``[N, ...]``), ``softmax`` or ``none`` (float32 ``[N, classes, ...]``).
 
-    Shape:
-        Input as the model's. Output ``[N, ...]`` int32 for ``argmax``, else ``[N, classes, ...]`` float32.
+    Raises:
+        UserError: an unknown ``output_op``, or the model does not end in logits (it has been exported with one).
     """
+    if output_op not in OUTPUT_OPS:
+        raise UserError(f"--output_op is {output_op!r}.", f"It must be one of {', '.join(OUTPUT_OPS)}.")
+    graph = layer.eval_graph.clone()
+    value: Value = logits(graph.outputs)
+    if not value.dtype.startswith("float") or len(value.shape) < 2:
+        raise UserError(
+            f"The model gives {value.dtype} {list(value.shape)}, not logits.", "Export it from its weights, not again."
+        )
+    if output_op != "none":
+        value = _append(graph, value, output_op)
+    graph.outputs = [value]
+    remove_dead_nodes(graph)
+    result = GraphLayer(graph, graph, layer.record, layer.origin)
+    for name in graph.parameters:
+        result.add_tensor(name, layer.tensor(name))
+    result.eval()
+    return result
 
-    def __init__(self, model: nn.Layer, logits: Callable[[Any], Any], output_op: str = "argmax") -> None:
-        super().__init__()
-        if output_op not in OUTPUT_OPS:
-            raise UserError(f"--output_op is {output_op!r}.", f"It must be one of {', '.join(OUTPUT_OPS)}.")
-        self.model = model
-        self.output_op = output_op
-        self._logits = logits
 
-    def forward(self, image: Any) -> Any:
-        """Run the model and its output operation."""
-        return _OPS[self.output_op](self._logits(self.model(image)))
+def _append(graph: Graph, value: Value, output_op: str) -> Value:
+    node = add_node(graph, value.producer, output_op, output_op, {"x": value}, _ATTRS[output_op])
+    if output_op == "argmax":
+        node.out.dtype, node.out.shape = "int32", (value.shape[0], *value.shape[2:])
+    return node.out
 
 
 def relative_error(logits: np.ndarray, output: np.ndarray, output_op: str) -> float:
     """How far an exported model's output is from the logits of the model it was made of, as a share of their range.
 
-    For ``argmax`` it is how much the logit of the class given is below the highest one: a tie that falls the other way
-    counts nothing. NaN is infinitely far.
+    For ``softmax`` it is the largest difference of a probability. For ``argmax`` it is how much the logit of the class given is below the highest one: a tie that falls the other way
+    counts nothing. NaN, or an output of another shape, is infinitely far.
 
     Args:
         logits: float ``[N, classes, ...]`` of the source model.
         output: what the exported model gave for the same input.
-        output_op: see `Exported`.
+        output_op: see `with_head`.
     """
     if output_op == "argmax":
         expected = logits.max(axis=1)
@@ -66,11 +78,12 @@ def relative_error(logits: np.ndarray, output: np.ndarray, output_op: str) -> fl
         expected, got = (_softmax(logits) if output_op == "softmax" else logits), output
     if got.shape != expected.shape:
         return float("inf")
-    spread = float(expected.max() - expected.min()) if output_op != "argmax" else float(logits.max() - logits.min())
+    spread = 1.0 if output_op == "softmax" else float(logits.max() - logits.min())
     error = float(np.abs(expected.astype(np.float64) - got).max()) / max(spread, 1e-12)
     return error if np.isfinite(error) else float("inf")
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return result

@@ -1,0 +1,193 @@
+"""Export: a model as Paddle Inference files with a ``deploy.yaml``, loaded again and compared before it is done."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddleseg_slim.deploy.description import FILE_NAME, Deploy, write_deploy
+from paddleseg_slim.deploy.head import OUTPUT_DTYPES, relative_error, with_head
+from paddleseg_slim.deploy.runtimes import load
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import GraphLayer, capture, export_inference
+
+TOLERANCE = 1e-4
+"""Largest error of the exported file, relative to the range of the logits."""
+
+CHECK_SIZES = ((128, 160), (256, 224))
+"""Heights and widths at which a file with dynamic ones is compared with its model."""
+
+STRIDES = (8, 16, 32, 64)
+
+Shape = tuple[int, int, int, int]
+"""``(N, C, H, W)``; -1 is an axis of any length."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        folder: where.
+        files: names of the program, its weights and the description, in this order.
+        deploy: the description.
+        error: largest difference to the model, relative to the range of its logits.
+        layer: the graph that was written, with its output operation.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    deploy: Deploy
+    error: float
+    layer: GraphLayer
+
+
+def parse_shape(sides: Sequence[int | None] | None, channels: int = 3) -> Shape:
+    """Read ``--input_shape`` or ``export.input_shape``: N C H W, or H W; None, 0 or less is any length.
+
+    Raises:
+        UserError: another number of values, or another number of channels than the model takes.
+    """
+    values = [-1 if side is None or side < 1 else side for side in sides or (None, channels, None, None)]
+    if len(values) == 2:
+        values = [-1, channels, *values]
+    if len(values) != 4:
+        raise UserError(f"The input shape has {len(values)} values.", "Give N C H W, with -1 for any length, or H W.")
+    if values[1] != channels:
+        raise UserError(f"The input shape has {values[1]} channels, the model takes {channels}.", "Correct the second.")
+    return values[0], values[1], values[2], values[3]
+
+
+def export(
+    model: nn.Layer,
+    folder: str | os.PathLike[str],
+    *,
+    logits: Callable[[Any], Any],
+    shape: Shape = (-1, 3, -1, -1),
+    output_op: str = "argmax",
+    transforms: Sequence[dict[str, Any]] = (),
+    class_names: Sequence[str] = (),
+    task: str = "segmentation",
+    for_fd: bool = False,
+    legacy: bool = False,
+) -> ExportResult:
+    """Export a model.
+
+    Args:
+        model: any layer of one input, or a GraphLayer.
+        folder: where; other files in it stay.
+        logits: picks the main logits among the model's outputs.
+        shape: of the input.
+        output_op: ``argmax``, ``softmax`` or ``none``.
+        transforms: preprocessing, for the description.
+        class_names: for the description.
+        task: for the description.
+        for_fd: the names FastDeploy expects: ``inference.json``, ``inference.yml``.
+        legacy: write the ``.pdmodel`` of Paddle 2 instead of the ``.json`` of Paddle 3.
+
+    Raises:
+        UserError: the model cannot be captured or does not run at this shape.
+        RuntimeError: the file written does not give what the model gives; nothing is left of it.
+    """
+    model.eval()
+    references = reference_runs(model, logits, shape)
+    layer = model if isinstance(model, GraphLayer) else _captured(model, shape)
+    headed = with_head(layer, logits, output_op)
+    name, description = ("inference", "inference.yml") if for_fd else ("model", FILE_NAME)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=target) as work:
+        written = export_inference(headed, Path(work) / name, input_shapes=[shape], legacy=legacy)
+        error = compare(written[0], references, output_op)
+        if error > TOLERANCE:
+            raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")
+        (target / description).unlink(missing_ok=True)  # a kill now must not leave it with files of another model
+        for path in written:
+            os.replace(path, target / path.name)
+    deploy = Deploy(
+        model=written[0].name,
+        params=written[1].name,
+        transforms=list(transforms),
+        input_shape=list(shape),
+        output_op=output_op,
+        output_dtype=OUTPUT_DTYPES[output_op],
+        num_classes=len(class_names),
+        class_names=list(class_names),
+        task=task,
+    )
+    write_deploy(target, deploy, description)
+    return ExportResult(target, (*(path.name for path in written), description), deploy, error, headed)
+
+
+def _captured(model: nn.Layer, shape: Shape) -> GraphLayer:
+    sides = [None if side < 0 else side for side in shape]
+    return capture(model, [paddle.static.InputSpec(sides, "float32", "img")])
+
+
+def check_shapes(shape: Shape) -> list[Shape]:
+    """The shapes at which a file is compared with its model: its own, or two where it leaves sides open."""
+    sizes = CHECK_SIZES if shape[2] < 0 or shape[3] < 0 else ((shape[2], shape[3]),)
+    sides = [tuple(own if own > 0 else free for own, free in zip(shape[2:], size)) for size in sizes]
+    batches = [1, 2] if len(sides) == 2 else [1]
+    return [
+        (shape[0] if shape[0] > 0 else batch, shape[1], height, width) for batch, (height, width) in zip(batches, sides)
+    ]
+
+
+def reference_runs(model: nn.Layer, logits: Callable[[Any], Any], shape: Shape) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Run the model once at each of `check_shapes`; pairs of images and logits.
+
+    Raises:
+        UserError: it does not run; the remedy names the next size at which it does, if there is one.
+    """
+    pairs = []
+    for wanted in check_shapes(shape):
+        try:
+            images = _images(wanted)
+            pairs.append((images, np.asarray(logits(_run(model, images)).numpy())))
+        except _SHAPE_ERRORS as error:
+            reason = next(iter(str(error).strip().splitlines()[-1:]), type(error).__name__)
+            raise UserError(
+                f"The model does not run at {wanted[2]}x{wanted[3]} (height x width): {reason.strip()[:200]}",
+                _next_size(model, wanted),
+            ) from error
+    return pairs
+
+
+_SHAPE_ERRORS = (ValueError, RuntimeError, TypeError, AssertionError, UserError)
+"""What Paddle's kernels, models and captured graphs raise at a size that does not suit them."""
+
+
+def _next_size(model: nn.Layer, shape: Shape) -> str:
+    for stride in STRIDES:
+        height, width = (-(-side // stride) * stride for side in shape[2:])
+        try:
+            _run(model, _images((shape[0], shape[1], height, width)))
+        except _SHAPE_ERRORS:
+            continue
+        return f"The next size at which it runs is {height}x{width}: give it with --input_shape."
+    return "Give another --input_shape."
+
+
+def _images(shape: Shape) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _run(model: nn.Layer, images: np.ndarray) -> Any:
+    with paddle.no_grad():
+        return model(paddle.to_tensor(images))
+
+
+def compare(program: Path, references: Sequence[tuple[np.ndarray, np.ndarray]], output_op: str) -> float:
+    """Run the exported file in Paddle Inference on the images of `reference_runs`; the largest `relative_error`."""
+    runtime = load(program, "paddle")
+    name = runtime.inputs[0].name
+    return max(relative_error(expected, runtime.run({name: images})[0], output_op) for images, expected in references)
