@@ -6,10 +6,12 @@ import contextlib
 import re
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import numpy as np
 
 from paddleseg_slim.errors import UserError
 
@@ -40,7 +42,7 @@ check_version(paddle.__version__)
 
 from paddle.base import core, framework  # noqa: E402
 from paddle.base.dygraph.base import to_static_mode_guard  # noqa: E402
-from paddle.pir.core import _convert_into_value, static_op_arg_cast_guard  # noqa: E402
+from paddle.pir.core import _convert_into_value, create_parameter, static_op_arg_cast_guard  # noqa: E402
 
 try:
     from paddle.jit.dy2static import parameter_recorder as _recorder
@@ -48,6 +50,7 @@ except ImportError:  # before 3.2
     from paddle.jit.pir_dy2static import parameter_recorder as _recorder  # type: ignore[no-redef]
 
 PirValue = paddle.pir.Value
+Parameter = framework.EagerParamBase
 _RAW_SHAPE = PirValue.shape
 
 
@@ -76,9 +79,56 @@ def is_place(item: Any) -> bool:
     return isinstance(item, (core.Place, core.CPUPlace))
 
 
-def undefined_place() -> Any:
-    """The device that means "where the inputs are"."""
-    return core.Place()
+def current_place() -> Any:
+    """The device that ops run on at present."""
+    return framework._current_expected_place()
+
+
+def placeholder(name: str, shape: Sequence[int], dtype: str) -> Any:
+    """An input of the program being built; `paddle.static.data` takes a time that grows with the program."""
+    return paddle._C_ops.data(name, list(shape), dtype_object(dtype), core.Place())
+
+
+def program_parameter(name: str, tensor: Any) -> Any:
+    """A parameter of the program being built, of the type and shape of ``tensor``."""
+    return create_parameter(
+        dtype=dtype_object(dtype_name(tensor.dtype)),
+        shape=list(tensor.shape),
+        name=name,
+        initializer=paddle.nn.initializer.Constant(0.0),
+        trainable=not tensor.stop_gradient,
+    )
+
+
+def read_program(model: Path, params: Path | None) -> tuple[Any, dict[str, np.ndarray]]:
+    """Read Paddle Inference files: ``.json``, ``.pdmodel`` or ``__model__``.
+
+    Args:
+        model: the program.
+        params: the file with all parameters; None when each has a file of its own beside ``model``.
+
+    Returns:
+        the PIR program, and the arrays of its parameters by name.
+    """
+    scope = paddle.static.Scope()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(framework._dygraph_guard(None))
+        stack.enter_context(paddle.static.scope_guard(scope))
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        if model.suffix == ".json":
+            program = paddle.static.load_inference_model(str(model.with_suffix("")), executor)[0]
+        else:
+            stack.enter_context(paddle.pir_utils.OldIrGuard())
+            names = {"model_filename": model.name, "params_filename": params.name if params else None}
+            old = paddle.static.load_inference_model(str(model.parent), executor, **names)[0]
+            program = core.pir.translate_to_pir(old.desc)
+    names_in_program = [
+        operation.attrs()["parameter_name"]
+        for operation in program.global_block().ops
+        if operation.name() == "builtin.parameter"
+    ]
+    arrays = {name: np.array(scope.find_var(name).get_tensor()) for name in names_in_program}
+    return program, arrays
 
 
 def op_function(name: str) -> Callable[..., Any] | None:
@@ -94,8 +144,9 @@ def op_header() -> str:
 
 @contextlib.contextmanager
 def building(program: Any) -> Iterator[None]:
-    """Build ops into ``program`` instead of running them."""
-    with framework._dygraph_guard(None), paddle.static.program_guard(program, paddle.static.Program()):
+    """Build ops into ``program`` instead of running them, without the costly Python stack of every op."""
+    no_stack = patch.object(traceback, "extract_stack", lambda *_, **__: traceback.StackSummary())
+    with framework._dygraph_guard(None), paddle.static.program_guard(program, paddle.static.Program()), no_stack:
         yield
 
 
@@ -103,8 +154,8 @@ def building(program: Any) -> Iterator[None]:
 def tracing(program: Any, **value_methods: Any) -> Iterator[dict[int, Any]]:
     """Trace eager code into ``program``; yields ``{id of PIR value: tensor}``, filled when the block ends well.
 
-    ``value_methods`` replace methods of PIR values meanwhile (``shape``, ``__bool__`` ...). Two costly parts of
-    Paddle's tracing are switched off: the Python stack of every op and the name scope of every layer call.
+    ``value_methods`` replace methods of PIR values meanwhile (``shape``, ``__bool__`` ...). The name scope of every
+    layer call is switched off: it lists all ops each time.
     """
     layers = types.ModuleType.__getattribute__(paddle.nn.layer, "layers")
     parameters: dict[int, Any] = {}
@@ -114,7 +165,6 @@ def tracing(program: Any, **value_methods: Any) -> Iterator[dict[int, Any]]:
         stack.enter_context(to_static_mode_guard(True))
         stack.enter_context(static_op_arg_cast_guard(_convert_into_value))
         stack.enter_context(patch.object(layers, "name_struct", lambda *_: contextlib.nullcontext(), create=True))
-        stack.enter_context(patch.object(traceback, "extract_stack", lambda *_, **__: traceback.StackSummary()))
         for name, method in value_methods.items():
             stack.enter_context(patch.object(PirValue, name, method, create=True))
         tensors: list[Any] = []

@@ -109,6 +109,14 @@ def _stored_names(layer: nn.Layer) -> dict[int, str]:
     return names
 
 
+def _walk(layer: nn.Layer, path: str = "") -> Iterator[tuple[str, nn.Layer]]:
+    """Every layer under every name: one that is used at two places comes twice, as in its ``state_dict``."""
+    yield path, layer
+    for name, child in layer._sub_layers.items():
+        if child is not None:
+            yield from _walk(child, f"{path}.{name}" if path else name)
+
+
 def _tensors_in(name: str, item: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(item, paddle.Tensor):
         yield name, item
@@ -128,8 +136,7 @@ def _trace(
     except Exception as error:  # whatever the model's own code raises on symbols
         raise UserError(f"tracing it failed: {_reason(error)}", "Give a fixed input size.") from error
     parameters = {}
-    for internal, tensor in stored.items():
-        value = graph.parameters[internal]
+    for value, tensor in stored:
         value.name = names.setdefault(id(tensor), f"constants.{len(tensors)}")
         tensors[value.name] = tensor
         parameters[value.name] = value
@@ -149,7 +156,7 @@ def _reason(error: Exception | None) -> str:
 
 def _assemble(layer: nn.Layer, train: Graph, evaluation: Graph, tensors: dict[str, Any], origin: str) -> GraphLayer:
     result = GraphLayer(train, evaluation, origin=origin)
-    for path, item in layer.named_sublayers(include_self=True):
+    for path, item in _walk(layer):
         for leaf, tensor in [*item._parameters.items(), *item._buffers.items()]:
             if tensor is not None:
                 result.add_tensor(

@@ -118,7 +118,7 @@ def constant_argument(node: Node, name: str, kind: str) -> Any:
     if name in node.inputs:  # an optional input left out
         return None
     if kind == PLACE:
-        return compat.undefined_place()
+        return compat.current_place()
     value = node.attrs.get(name)
     if kind == DTYPE and isinstance(value, str):
         return compat.dtype_object(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 
 @dataclass(eq=False)
@@ -60,7 +60,7 @@ class Node:
     op: str
     inputs: dict[str, Slot]
     attrs: dict[str, Any]
-    outputs: dict[str, Union[Value, list[Value]]] = field(default_factory=dict)
+    outputs: dict[str, Value | list[Value]] = field(default_factory=dict)
     layer: str = ""
 
     @property
@@ -140,7 +140,7 @@ class Graph:
         self.parameters: dict[str, Value] = {}
         self.guards: list[tuple[Value, Any]] = []
         self.version = 0
-        self._index: Optional[tuple[int, dict[Value, list[Node]], dict[str, Node], dict[str, Value]]] = None
+        self._index: tuple[int, dict[Value, list[Node]], dict[str, Node], dict[str, Value]] | None = None
 
     def touch(self) -> None:
         """Say that the graph was edited: what was derived from it is derived again when needed."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy as copying
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import paddle
 from paddle import nn
 
+from paddleseg_slim.compat import Parameter, dtype_name
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.ir import Graph, Value, flatten, map_structure
 from paddleseg_slim.graph.run import Plan, run_static
@@ -55,7 +57,7 @@ class GraphLayer(nn.Layer):
         return self.train_graph, self.eval_graph
 
     def add_tensor(self, name: str, tensor: Any, persistable: bool = True) -> None:
-        """Own ``tensor`` under a structured name; a `paddle.base.framework.EagerParamBase` becomes a parameter.
+        """Own ``tensor`` under a structured name; a Paddle parameter becomes a parameter.
 
         ``persistable`` is whether `state_dict` has it when it is no parameter.
         """
@@ -65,7 +67,7 @@ class GraphLayer(nn.Layer):
             if part not in holder._sub_layers:
                 holder._sub_layers[part] = Holder()
             holder = holder._sub_layers[part]
-        if isinstance(tensor, paddle.base.framework.EagerParamBase):
+        if isinstance(tensor, Parameter):
             holder._parameters[leaf] = tensor
         else:
             holder._buffers[leaf] = tensor
@@ -93,8 +95,8 @@ class GraphLayer(nn.Layer):
         table, leaf = self._table(name)
         old = table[leaf]
         new = paddle.to_tensor(array, dtype=old.dtype)
-        if isinstance(old, paddle.base.framework.EagerParamBase):
-            parameter = paddle.base.framework.EagerParamBase.from_tensor(
+        if isinstance(old, Parameter):
+            parameter = Parameter.from_tensor(
                 new,
                 trainable=old.trainable,
                 name=old.name,
@@ -110,6 +112,19 @@ class GraphLayer(nn.Layer):
                 graph.parameters[name].shape = tuple(new.shape)
                 graph.touch()
 
+    def tensor_kind(self, name: str) -> dict[str, Any]:
+        """What a stored tensor is: ``dtype``, ``parameter``, ``trainable``, ``persistable``, ``learning_rate``."""
+        holder, leaf = self._places[name]
+        tensor = self.tensor(name)
+        is_parameter = leaf in holder._parameters
+        return {
+            "dtype": dtype_name(tensor.dtype),
+            "parameter": is_parameter,
+            "trainable": not tensor.stop_gradient,
+            "persistable": leaf not in holder._non_persistable_buffer_names_set,
+            "learning_rate": float(tensor.optimize_attr.get("learning_rate", 1.0)) if is_parameter else 1.0,
+        }
+
     def remove_tensor(self, name: str) -> None:
         """Forget a stored tensor that neither graph reads."""
         if any(name in graph.parameters for graph in self.graphs):
@@ -123,8 +138,6 @@ class GraphLayer(nn.Layer):
 
     def add_parameter_value(self, name: str) -> None:
         """Let both graphs read the stored tensor ``name`` (it becomes one of ``graph.parameters``)."""
-        from paddleseg_slim.compat import dtype_name
-
         tensor = self.tensor(name)
         for graph in self.graphs:
             if name not in graph.parameters:
@@ -161,18 +174,31 @@ class GraphLayer(nn.Layer):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphLayer:
         copy = GraphLayer(self.train_graph.clone(), self.eval_graph.clone(), self.record, self.origin)
-        import copy as copying
-
         copy.record = copying.deepcopy(self.record, memo)
         copy.training = self.training
         for name, tensor in self.tensors():
-            holder, leaf = self._places[name]
-            copy.add_tensor(name, copying.deepcopy(tensor, memo), leaf not in holder._non_persistable_buffer_names_set)
+            copy.add_tensor(name, copying.deepcopy(tensor, memo), self.tensor_kind(name)["persistable"])
         return copy
 
-    def extra_repr(self) -> str:
-        """One line for `print`."""
-        return f"nodes={len(self.graph.nodes)}, tensors={len(self._places)}, origin={self.origin}"
+    def __repr__(self) -> str:
+        nodes = f"{len(self.train_graph.nodes)} / {len(self.eval_graph.nodes)} nodes"
+        return f"GraphLayer({nodes} in train / eval mode, {len(self._places)} tensors, {self.origin})"
+
+
+def new_parameter(tensor: Any, name: str, trainable: bool, learning_rate: float = 1.0) -> Any:
+    """Make a Paddle parameter of ``tensor``.
+
+    Args:
+        tensor: its content.
+        name: Paddle's own name of it, by which optimizers keep their state.
+        trainable: whether it gets a gradient.
+        learning_rate: factor on the learning rate.
+    """
+    parameter = Parameter.from_tensor(
+        tensor, trainable=trainable, name=name, optimize_attr={"learning_rate": learning_rate}
+    )
+    parameter.stop_gradient = not trainable
+    return parameter
 
 
 def output_tensors(outputs: Any) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Any
 
 from paddleseg_slim.graph.ir import Node
 
@@ -31,8 +31,8 @@ class OpRow:
     """
 
     op: str
-    run: Optional[Callable[..., Any]] = None
-    macs: Optional[CostRule] = None
+    run: Callable[..., Any] | None = None
+    macs: CostRule | None = None
     channels: Any = None
 
 

@@ -45,6 +45,8 @@ class ProgramReader:
         self.graph = Graph([])
         self.stored: dict[int, Value] = {}
         """Values of ``builtin.parameter`` operations, by id, not named yet."""
+        self.fetched: list[Any] = []
+        """Values that the program hands out, in order."""
         self._name_node = name_node
         self._values: dict[int, Any] = {}
         self._constants: dict[Value, tuple[Any]] = {}
@@ -68,6 +70,8 @@ class ProgramReader:
 
     def _operation(self, operation: Any) -> None:
         name = operation.name()
+        if name in ("pd_op.fetch", "builtin.shadow_output"):
+            self.fetched.append(self._values[operation.operands_source()[0].id])
         if name in SKIPPED:
             return
         if operation.num_regions():
@@ -79,7 +83,7 @@ class ProgramReader:
         if name == "builtin.parameter":
             value = Value(operation.attrs()["parameter_name"], *_type(results[0]))
             self.stored[results[0].id] = self._values[results[0].id] = value
-        elif name == "pd_op.data":
+        elif name in ("pd_op.data", "pd_op.feed"):
             value = Value(operation.attrs()["name"], *_type(results[0]))
             self.graph.inputs.append(value)
             self._values[results[0].id] = value

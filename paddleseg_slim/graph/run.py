@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import paddle
@@ -24,6 +24,21 @@ DATA_DEPENDENT_OPS = frozenset({"nonzero", "masked_select", "unique", "unique_co
 
 class GuardFailed(UserError):
     """A graph is used at an input size at which the model would have taken another path than the captured one."""
+
+
+def check_guards(guards: Iterable[tuple[Value, Any, Any]], sizes: Any) -> None:
+    """Compare ``(value, expected, found)`` of every guard.
+
+    Raises:
+        GuardFailed: one differs.
+    """
+    for value, expected, found in guards:
+        if not np.array_equal(found, expected):
+            raise GuardFailed(
+                f"At input size {[list(size) for size in sizes]} the model takes another path than the one captured "
+                f"({value.name!r} is {np.asarray(found).tolist()}, was {expected}).",
+                "Capture the model again with an input_spec of this size.",
+            )
 
 
 def run_static(graph: Graph, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> dict[Value, Any]:
@@ -48,9 +63,9 @@ class Step:
     """
 
     function: Callable[..., Any]
-    reads: list[Union[int, list[int]]]
+    reads: list[int | list[int]]
     names: tuple[str, ...] | None
-    writes: Union[int, tuple[tuple[int, int], ...]]
+    writes: int | tuple[tuple[int, int], ...]
     host: bool
 
     def read_slots(self) -> list[int]:
@@ -167,13 +182,7 @@ class Plan:
         return [env[slot] for slot in self._outputs]
 
     def _remember(self, sizes: Any, env: list[Any]) -> None:
-        for (value, expected), slot in zip(self._guards, self._guard_slots):
-            if not np.array_equal(env[slot], expected):
-                raise GuardFailed(
-                    f"At input size {list(sizes)} the model takes another path than the one captured "
-                    f"({value.name!r} is {np.asarray(env[slot]).tolist()}, was {expected}).",
-                    "Capture the model again with an input_spec of this size.",
-                )
+        check_guards([(*guard, env[slot]) for guard, slot in zip(self._guards, self._guard_slots)], sizes)
         if not self._memoise:
             return
         if len(self._templates) >= MAX_SIZES:

@@ -1,4 +1,4 @@
-"""Shapes of every value for given input shapes, from Paddle's own shape inference: ops are built, nothing is computed."""
+"""Shapes of every value for given input shapes, by Paddle's own inference: ops are built, nothing is computed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ShapeRun:
         self._free.update(parameters)
 
     def _feed(self, value: Value, shape: tuple[int, ...]) -> None:
-        self._meta[value] = paddle.static.data(f"v{len(self._meta)}", list(shape), value.dtype)
+        self._meta[value] = compat.placeholder(f"v{len(self._meta)}", shape, value.dtype)
 
     def _known(self, value: Value) -> bool:
         return value in self._meta or value in self.host

@@ -120,11 +120,11 @@ class Tracer:
         self._guards: list[tuple[Any, Any]] = []
         self._run: ShapeRun | None = None
 
-    def trace(self) -> tuple[Graph, dict[str, Any]]:
+    def trace(self) -> tuple[Graph, list[tuple[Value, Any]]]:
         """Run the layer symbolically.
 
         Returns:
-            the graph, with parameters named as Paddle names tensors; and the tensor of each.
+            the graph, with ``parameters`` still empty; and the value and the tensor of each.
 
         Raises:
             UserError: a decision depends on data, or the program holds what a graph cannot.
@@ -145,12 +145,8 @@ class Tracer:
         graph = self._reader.read()
         graph.outputs = self._structure(outputs)
         graph.guards = [(self._reader.value(value), expected) for value, expected in self._guards]
-        stored = {}
-        for key, tensor in tensors.items():
-            if key in self._reader.stored:
-                value = self._reader.stored[key]
-                graph.parameters[value.name] = value
-                stored[value.name] = tensor
+        read = self._reader.stored
+        stored = [(read[key], tensor) for key, tensor in tensors.items() if key in read]
         return graph, stored
 
     def _structure(self, outputs: Any) -> Any:

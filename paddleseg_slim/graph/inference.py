@@ -1,0 +1,147 @@
+"""Paddle Inference files as a GraphLayer that can be trained on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddleseg_slim import compat
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph.edit import remove_dead_nodes
+from paddleseg_slim.graph.ir import Graph
+from paddleseg_slim.graph.layer import GraphLayer, new_parameter
+from paddleseg_slim.graph.pir import ProgramReader
+
+_OLD_NAMES = ("__model__", "model")
+_OLD_PARAMS = ("__params__", "params", "__variables__")
+
+
+def find_files(path: Path) -> tuple[Path, Path | None]:
+    """The program and the parameter file (None: one file a parameter) that ``path`` names.
+
+    Raises:
+        UserError: nothing is there, more than one model, or no parameters.
+    """
+    if path.is_dir():
+        programs = sorted([*path.glob("*.pdmodel"), *(p for p in path.glob("*.json") if _parameters(p).is_file())])
+        programs += [path / name for name in _OLD_NAMES if (path / name).is_file()]
+    elif path.suffix == ".pdiparams":
+        return find_files(path.with_suffix(""))
+    else:
+        candidates = [path, Path(f"{path}.json"), Path(f"{path}.pdmodel")]
+        programs = [candidate for candidate in candidates if candidate.is_file()][:1]
+    if not programs:
+        raise UserError(
+            f"{path} holds no model.",
+            "Name a folder written by this package, or the .json / .pdmodel of an exported model.",
+        )
+    if len(programs) > 1:
+        raise UserError(f"{path} holds {len(programs)} models: {', '.join(p.name for p in programs)}.", "Name one.")
+    return programs[0], _parameter_file(programs[0])
+
+
+def _parameters(program: Path) -> Path:
+    return program.with_suffix(".pdiparams")
+
+
+def _parameter_file(program: Path) -> Path | None:
+    if program.name not in _OLD_NAMES:
+        if not _parameters(program).is_file():
+            raise UserError(f"{_parameters(program)} is missing.", "Put the parameters beside the program.")
+        return _parameters(program)
+    joint = [program.parent / name for name in _OLD_PARAMS if (program.parent / name).is_file()]
+    return joint[0] if joint else None
+
+
+def load_inference(path: Path) -> GraphLayer:
+    """Load Paddle Inference files.
+
+    Parameters keep the names that the file gives them. All floating-point parameters are trainable but the
+    statistics of batch normalisation.
+
+    Raises:
+        UserError: the files cannot be read, or hold what a graph cannot.
+    """
+    model, params = find_files(path)
+    if model.suffix == ".json":
+        _check_json(model)
+    try:
+        program, arrays = compat.read_program(model, params)
+    except (ValueError, RuntimeError, OSError, AttributeError) as error:
+        reason = next((line for line in str(error).splitlines() if "rror" in line), str(error)).strip()
+        raise UserError(f"{model} cannot be read as a Paddle model: {reason[:200]}", "Export it again.") from error
+    reader = ProgramReader(program, _Names().name)
+    graph = reader.read()
+    graph.parameters = {value.name: value for value in reader.stored.values()}
+    graph.outputs = list(reader.fetched)
+    remove_dead_nodes(graph)
+    graph.check()
+    layer = GraphLayer(training_graph(graph), graph, origin="loaded")
+    statistics = {
+        node.value(argument).name
+        for node in graph.nodes
+        if node.op == "batch_norm"
+        for argument in ("mean", "variance")
+    }
+    for name in graph.parameters:
+        array = arrays[name]
+        trainable = np.issubdtype(array.dtype, np.floating) and name not in statistics
+        layer.add_tensor(name, new_parameter(paddle.to_tensor(array), name, trainable))
+    return layer
+
+
+def _check_json(path: Path) -> None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}", "Export the model again.") from error
+    if not isinstance(data, dict) or "program" not in data:
+        raise UserError(f"{path} is no program of Paddle.", "Name the .json that Paddle exported.")
+
+
+def training_graph(graph: Graph) -> Graph:
+    """The train graph of a model of which only the eval graph is known.
+
+    Batch normalisation uses and moves the statistics of the batch again, dropout drops again. What an export had
+    removed (auxiliary heads, stochastic depth) stays away.
+    """
+    train = graph.clone()
+    for node in train.nodes:
+        if node.op == "batch_norm":
+            node.attrs.update(is_test=False, use_global_stats=False)
+        elif node.op == "dropout":
+            node.attrs.update(is_test=False)
+    train.touch()
+    return train
+
+
+class _Names:
+    """Names for the nodes of a program without a layer tree: from its parameters where they tell, else by op."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def name(self, operation: Any, op: str) -> tuple[str, str]:
+        """The layer path and the node name of an operation."""
+        stem = ""
+        for operand in operation.operands_source():
+            if operand is None or not operand.initialized():
+                continue
+            producer = operand.get_defining_op()
+            if producer.name() == "builtin.parameter":
+                stem = producer.attrs()["parameter_name"].rpartition(".")[0]
+                break
+        name = stem or op
+        self._counts[name] += 1
+        if self._counts[name] == 1:
+            return stem, name
+        if stem:
+            name = f"{stem}/{op}"
+            self._counts[name] += 1
+        count = self._counts[name] - 1
+        return stem, f"{name}_{count}" if count else name
