@@ -6,12 +6,13 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.version import __version__
@@ -63,16 +64,20 @@ def run(args: argparse.Namespace) -> int:
 
 def environment() -> dict[str, Any]:
     """Versions, CPU, memory, devices and engines, by what they are called."""
-    flags = cpu_flags()
+    from paddleseg_slim.deploy.runtimes.machine import describe_machine
+
+    machine = describe_machine()
+    flags = machine["cpu_flags"]
+    cores = f"{machine['physical_cores']} physical, {machine['logical_cores']} logical cores"
     found: dict[str, Any] = {
         "paddleseg_slim": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "cpu": f"{cpu_name()}, {physical_and_logical()}",
+        "cpu": f"{machine['cpu']}, {cores}",
         "int8 on this cpu": [f"{flag}: {text}" for flag, text in _INT8.items() if flag in flags]
         or ["pairs that saturate at 16 bits: use 7-bit weights (profile cpu)" if "avx2" in flags else "unknown"],
-        "memory": memory(),
-        "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GB in {Path.cwd()}",
+        "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {machine['memory_gb']} GB free",
+        "free disk": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB in {Path.cwd()}",
     }
     for names in _PACKAGES:
         found[names[0]] = next((f"{version(n)} ({n})" for n in names if version(n)), "not installed")
@@ -85,40 +90,6 @@ def version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def cpu_flags() -> set[str]:
-    """Feature flags of the CPU; empty where the system does not list them."""
-    file = Path("/proc/cpuinfo")
-    if not file.is_file():
-        return set()
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.split(":")[0].strip() in ("flags", "Features"):
-            return set(line.split(":", 1)[1].split())
-    return set()
-
-
-def cpu_name() -> str:
-    """Name of the CPU."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
-def physical_and_logical() -> str:
-    """Numbers of cores."""
-    import psutil
-
-    return f"{psutil.cpu_count(logical=False)} physical, {os.cpu_count()} logical cores"
-
-
-def memory() -> str:
-    """Memory that is free and in all."""
-    import psutil
-
-    state = psutil.virtual_memory()
-    return f"{state.available / 2**30:.1f} of {state.total / 2**30:.1f} GB free"
 
 
 def _paddle() -> dict[str, Any]:

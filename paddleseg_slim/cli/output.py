@@ -30,6 +30,9 @@ def claimed(path: str, *, overwrite: bool = False, resume: bool = False) -> Iter
         UserError: another run is writing there, it has content, or it cannot be written.
     """
     folder = check_folder(path)
+    if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":  # of a data-parallel run, the first process holds the folder
+        yield folder
+        return
     lock = folder / _LOCK
     _take(lock)
     try:

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         if args.overwrite and not goes_on:
             _clear(settings.save_dir)
         result = training.fit(model, task, config, settings, dataset=dataset, resume=resume, use_vdl=args.use_vdl)
+        if result.is_main:
+            training.write_stage(settings.save_dir, model, task, result)
     runner.log(
         "Training ended after %d iterations in %.0f s; last checkpoint %s.", result.iters, result.seconds, result.folder
     )

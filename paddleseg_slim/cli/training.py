@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,3 +149,39 @@ def fit(
         )
     finally:
         logger.close()
+
+
+def write_stage(
+    folder: Path, model: paddle.nn.Layer, task: Task, result: TrainResult, *, name: str = "train", kind: str = "train"
+) -> None:
+    """Write ``stage.json``, what the report shows of a training.
+
+    Args:
+        folder: of the run.
+        model: that was trained.
+        task: it was trained for.
+        result: of `fit`.
+        name: of the stage.
+        kind: of the stage (`report.stage.KINDS`).
+    """
+    from paddleseg_slim.deploy.runtimes.machine import describe_machine
+    from paddleseg_slim.report import stage
+    from paddleseg_slim.train.logging import read_curves
+
+    best = result.best.get("metrics")
+    tags = {"Train/loss": "loss", f"Evaluate/{task.primary}": task.primary}
+    curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags}
+    stage.write_stage(
+        folder,
+        stage.Stage(
+            name=name,
+            kind=kind,
+            command=shlex.join(["python", *sys.argv]),
+            accuracy=stage.Accuracy(**best) if best else None,
+            params=sum(int(p.size) for p in model.parameters()),
+            files=stage.file_sizes(folder, f"{'best_model' if best else result.folder.name}/*.pdparams"),
+            environment=describe_machine(),
+            seconds=result.seconds,
+            curves=curves,
+        ),
+    )

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -284,7 +285,9 @@ def restore(checkpoint: Checkpoint, model: paddle.nn.Layer, optimizer: Any) -> N
     state.pop(pdparams.NAMES_KEY, None)
     renamed = _renamed(state, names, {key: tensor.name for key, tensor in model.state_dict().items()})
     _check_optimizer(renamed, optimizer, model, checkpoint.folder / _OPTIMIZER)
-    optimizer.set_state_dict(renamed)
+    with warnings.catch_warnings():  # LinearWarmup hands its inner schedule keys that this does not know
+        warnings.filterwarnings("ignore", message="There are some unused values in state_dict")
+        optimizer.set_state_dict(renamed)
 
 
 def _renamed(state: Mapping[str, Any], before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, Any]:

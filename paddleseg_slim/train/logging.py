@@ -8,7 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -58,14 +58,15 @@ class CurveLogger(Logger):
     """
 
     def __init__(self, folder: Path, start: int = 0) -> None:
-        path = folder / CURVE_FILE
-        kept = [line for line in _lines(path) if line["iter"] <= start] if start else []
-        folder.mkdir(parents=True, exist_ok=True)
-        self._stream = open(path, "w", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
-        for line in kept:
-            self._write(line)
+        self._path, self._start = folder / CURVE_FILE, start
+        self._stream: IO[str] | None = None
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        if self._stream is None:  # not before there is something to write: what is refused first leaves nothing
+            kept = [line for line in _lines(self._path) if line["iter"] <= self._start] if self._start else []
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self._path, "w", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
+            self._stream.writelines(json.dumps(old) + "\n" for old in kept)
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
 
@@ -78,7 +79,18 @@ class CurveLogger(Logger):
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
+
+
+def read_curves(folder: Path) -> dict[str, list[list[float]]]:
+    """The numbers that `CurveLogger` wrote into ``folder``: tag -> points ``[step, value]``."""
+    curves: dict[str, list[list[float]]] = {}
+    for line in _lines(folder / CURVE_FILE):
+        for tag, value in line.items():
+            if tag != "iter":
+                curves.setdefault(tag, []).append([line["iter"], value])
+    return curves
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:

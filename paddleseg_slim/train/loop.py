@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,10 @@ class TrainResult:
     Attributes:
         iters: steps done.
         metrics: result of the last evaluation; None without one.
-        best: ``{"score", "iter"}`` of the best evaluation; empty without one.
+        best: ``score``, ``iter`` and ``metrics`` (a dict) of the best evaluation; empty without one.
         folder: the last checkpoint.
         seconds: time of this process in the loop.
+        is_main: whether this process writes files (rank 0).
     """
 
     iters: int
@@ -101,6 +102,7 @@ class TrainResult:
     best: dict[str, Any]
     folder: Path
     seconds: float
+    is_main: bool = True
 
 
 def train(
@@ -209,7 +211,7 @@ class _Loop:
                     if self._stop_early():
                         break
                     self._window.pause()
-        return TrainResult(step, self.metrics, self.best, self.folder, time.monotonic() - began)
+        return TrainResult(step, self.metrics, self.best, self.folder, time.monotonic() - began, self.rank == 0)
 
     def _network(self) -> Any:
         """The model, in data-parallel form with several ranks."""
@@ -347,6 +349,7 @@ class _Loop:
         improved: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {}
         self.metrics = self._measure(step, "Evaluate/", "")
         if self._better(self.best, self.metrics.score, step):
+            self.best["metrics"] = asdict(self.metrics)
             improved["best_model"] = ("model.pdparams", lambda: ckpt.state_to_save(self.model))
         self._say_best("The model", self.best)
         if self.ema is not None:

@@ -64,7 +64,7 @@ def load_weights(
     """
     arrays = read_arrays(_local(path))
     report, fitting = match(model, arrays, str(path), min_match=min_match, reset_head=reset_head)
-    model.set_state_dict(fitting)
+    model.set_state_dict({**model.state_dict(), **fitting})  # all of it, or Paddle warns of each that is not there
     log = _LOG.warning if report.missing or report.reset else _LOG.info
     log(report.line())
     return report

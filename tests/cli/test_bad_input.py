@@ -1,0 +1,210 @@
+"""Failure modes B1 - B5, I2, I3, I9, flags that cannot be honoured: exit code 2, a line of cause, one of remedy."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from tiny import CLASSIFICATION, write_config
+
+from paddleseg_slim.cli import main as cli
+from paddleseg_slim.models.fast_scnn import FastSCNN
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a config and a run of two steps."""
+    folder = tmp_path_factory.mktemp("bad")
+    write_config(folder)
+    flags = ["--config", str(folder / "tiny.yml"), "--save_dir", str(folder / "run"), "--threads", "1"]
+    assert cli.main(["train", *flags, "--iters", "2", "--save_interval", "1"]) == 0
+    return folder
+
+
+class _Refused:
+    """Runs a command that must end with exit code 2 and two lines."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object, code: int = 2) -> str:
+        self._capsys.readouterr()
+        assert cli.main([str(item) for item in arguments]) == code
+        printed = self._capsys.readouterr()
+        assert len(printed.err.strip().splitlines()) == 2, printed.err
+        assert "[TRAIN]" not in printed.out
+        return printed.err
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> _Refused:
+    return _Refused(capsys)
+
+
+def _malicious(path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, (f"touch {path}.executed",)
+
+    with open(path, "wb") as stream:
+        pickle.dump({"conv.weight": Attack()}, stream)
+
+
+def _truncated(path: Path) -> None:
+    stream = io.BytesIO()
+    pickle.dump({"conv.weight": np.zeros((64, 64), np.float32)}, stream, protocol=4)
+    path.write_bytes(stream.getvalue()[:-500])
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "does not exist"),
+    "folder": (lambda path: path.mkdir(), "is a folder"),
+    "empty": (lambda path: path.write_bytes(b""), "0 bytes"),
+    "truncated": (_truncated, "not a complete file"),
+    "random": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(4096)), "not a complete file"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "not a complete file"),
+    "malicious": (_malicious, "posix.system" if os.name == "posix" else "nt.system"),
+    "other": (lambda path: paddle.save(paddle.nn.Linear(2, 2).state_dict(), str(path)), "0/246 tensors match"),
+    "classes": (lambda path: paddle.save(FastSCNN(19).state_dict(), str(path)), "has 19 classes, the model has 6"),
+    "not_weights": (lambda path: paddle.save({"epoch": 3}, str(path)), "holds no tensors by name"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_checkpoints_that_do_not_fit_are_refused(kind: str, place: Path, tmp_path: Path, refused: _Refused) -> None:
+    write, phrase = FILES[kind]
+    path = tmp_path / "model.pdparams"
+    write(path)
+    error = refused("val", "--config", place / "tiny.yml", "--model_path", path)
+    assert phrase in error
+    assert not Path(f"{path}.executed").exists()
+
+
+def test_the_head_is_reset_only_on_request(place: Path, tmp_path: Path) -> None:
+    paddle.save(FastSCNN(19).state_dict(), str(tmp_path / "m.pdparams"))
+    flags = ["--config", str(place / "tiny.yml"), "--model_path", str(tmp_path / "m.pdparams"), "--reset-head"]
+    assert cli.main(["val", *flags]) == 0
+
+
+@pytest.mark.parametrize("wrap", ["module.", "state_dict", "ema"])
+def test_wrapped_checkpoints_are_loaded(wrap: str, place: Path, tmp_path: Path) -> None:
+    state = {name: tensor.numpy() for name, tensor in FastSCNN(6).state_dict().items()}
+    content = {f"module.{name}": value for name, value in state.items()} if wrap == "module." else {wrap: state}
+    path = tmp_path / "m.pdparams"
+    with open(path, "wb") as stream:
+        pickle.dump(content, stream)
+    result = tmp_path / "result.json"
+    assert cli.main(["val", "--config", str(place / "tiny.yml"), "--model_path", str(path), "--json", str(result)]) == 0
+    assert json.loads(result.read_text())["images"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (["--device", "npu"], "--device npu"),
+        (["--fp16"], "fp16"),
+        (["--precision", "fp16"], "fp16"),
+        (["--data_format", "NHWC"], "FastSCNN has NCHW only"),
+        (["--use_multilabel"], "multi-label"),
+        (["--profiler_options", "batch_range=[1,2]"], "not profiled"),
+        (["--output_op", "argmax"], "export.py"),
+        (["--learning_rate", "0"], "above 0"),
+        (["--batch_size", "100"], "fewer than a batch"),
+        (["--iters", "0"], "iters"),
+        (["--threads", "0"], "--threads"),
+        (["--seed", "-1"], "seed"),
+        (["--early_stop_intervals", "2"], "do_eval"),
+        (["--opts", "optimizer.momentun=0.8"], "momentum"),
+        (["--opts", "optimizer.type=SGDD"], "SGD"),
+        (["--opts", "lr_scheduler.warmup_start_lr=None"], "warmup_start_lr"),
+        (["--opts", "model.num_classes=7"], "6"),
+        (["--resume_model", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_cannot_be_honoured_are_refused(
+    flags: list[str], phrase: str, place: Path, tmp_path: Path, refused: _Refused
+) -> None:
+    error = refused("train", "--config", place / "tiny.yml", "--save_dir", tmp_path / "out", *flags)
+    assert phrase in error
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_full_folder_is_refused_without_overwrite(place: Path, refused: _Refused) -> None:
+    flags = ("train", "--config", place / "tiny.yml", "--save_dir", place / "run")
+    assert "not empty" in refused(*flags)
+    (place / "run" / ".running.json").write_text(_lock_of_this_process())
+    assert "in use" in refused(*flags, "--overwrite")
+    (place / "run" / ".running.json").unlink()
+
+
+def _lock_of_this_process() -> str:
+    import socket
+
+    import psutil
+
+    started = psutil.Process().create_time()
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started})
+
+
+def test_resume_with_other_settings_names_the_keys(place: Path, refused: _Refused) -> None:
+    flags = ("train", "--config", place / "tiny.yml", "--save_dir", place / "run", "--resume_model", place / "run")
+    error = refused(*flags, "--iters", 2, "--opts", "optimizer.momentum=0.8")
+    assert "optimizer.momentum: 0.8, was 0.9" in error
+    assert "seed: 7, was 42" in refused(*flags, "--iters", 2, "--seed", 7)
+    assert "iters: 9, was 2" in refused(*flags, "--iters", 9)
+    assert "train_dataset.num_samples: 6, was 8" in refused(
+        *flags, "--iters", 2, "--opts", "train_dataset.num_samples=6"
+    )
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(
+    place: Path, tmp_path: Path, refused: _Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    damaged = tmp_path / "run/iter_2/model.pdparams"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    flags = ("train", "--config", place / "tiny.yml", "--iters", 2, "--threads", 1, "--save_dir", tmp_path / "run")
+    error = refused(*flags, "--resume_model", tmp_path / "run/iter_2")
+    assert "damaged" in error
+    assert "iter_1" in error
+    assert cli.main([str(item) for item in (*flags, "--resume_model", tmp_path / "run")]) == 0  # uses iter_1
+    assert "iter: 2/2" in capsys.readouterr().out
+
+
+def test_unknown_verbs_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    assert "train" in capsys.readouterr().err
+    assert cli.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {verb} " in listed for verb in ("train", "val", "predict", "doctor"))
+
+
+def test_classification_runs_through_the_same_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, CLASSIFICATION)
+    out = tmp_path / "out"
+    flags = ["--config", str(config), "--do_eval", "--save_interval", "2", "--threads", "1", "--save_dir", str(out)]
+    assert cli.main(["train", *flags]) == 0
+    assert "Top-1: " in capsys.readouterr().out
+    weights = str(out / "best_model/model.pdparams")
+    assert cli.main(["val", "--config", str(config), "--model_path", weights]) == 0
+    assert "[EVAL] #Images: 8 Top-1: " in capsys.readouterr().out
+    picture = tmp_path / "garment.png"
+    from PIL import Image
+
+    Image.fromarray(np.zeros((28, 28, 3), np.uint8)).save(picture)
+    saved = tmp_path / "result"
+    predict = ["--config", str(config), "--model_path", weights, "--image_path", str(picture), "--save_dir", str(saved)]
+    assert cli.main(["predict", *predict]) == 0
+    rows = (saved / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "image,class,probability"
+    assert rows[1].startswith("garment.png,")
