@@ -77,7 +77,6 @@ def export(
     class_names: Sequence[str] = (),
     task: str = "segmentation",
     for_fd: bool = False,
-    legacy: bool = False,
 ) -> ExportResult:
     """Export a model.
 
@@ -91,7 +90,6 @@ def export(
         class_names: for the description.
         task: for the description.
         for_fd: the names FastDeploy expects: ``inference.json``, ``inference.yml``.
-        legacy: write the ``.pdmodel`` of Paddle 2 instead of the ``.json`` of Paddle 3.
 
     Raises:
         UserError: the model cannot be captured or does not run at this shape.
@@ -105,7 +103,7 @@ def export(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export.", dir=target) as work:
-        written = export_inference(headed, Path(work) / name, input_shapes=[shape], legacy=legacy)
+        written = export_inference(headed, Path(work) / name, input_shapes=[shape])
         error = compare(written[0], references, output_op)
         if error > TOLERANCE:
             raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")

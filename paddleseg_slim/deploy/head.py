@@ -61,8 +61,9 @@ def _append(graph: Graph, value: Value, output_op: str) -> Value:
 def relative_error(logits: np.ndarray, output: np.ndarray, output_op: str) -> float:
     """How far an exported model's output is from the logits of the model it was made of, as a share of their range.
 
-    For ``softmax`` it is the largest difference of a probability. For ``argmax`` it is how much the logit of the class given is below the highest one: a tie that falls the other way
-    counts nothing. NaN, or an output of another shape, is infinitely far.
+    For ``softmax`` it is the largest difference of a probability. For ``argmax`` it is how much the logit of the class
+    given is below the highest one: a tie that falls the other way counts nothing. NaN, or an output of another shape,
+    is infinitely far.
 
     Args:
         logits: float ``[N, classes, ...]`` of the source model.

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from scipy import special
+
+from paddleseg_slim.deploy.description import read_deploy
+from paddleseg_slim.deploy.export import check_shapes, export, parse_shape
+from paddleseg_slim.deploy.head import relative_error, with_head
+from paddleseg_slim.deploy.runtimes import load
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import capture
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "configs/fashion/pp_humanseg_lite_fashion5_128x128.yml"
+
+
+class Net(nn.Layer):
+    """Two heads, the second one only for training; a stride of 8 is baked in by its sum of two paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(*(nn.Conv2D(3 if i == 0 else 4, 4, 3, stride=2, padding=1) for i in range(3)))
+        self.bn = nn.BatchNorm2D(4)
+        self.up = nn.Conv2DTranspose(4, 5, 8, stride=8)
+        self.skip = nn.Conv2D(3, 5, 1)
+        self.aux = nn.Conv2D(4, 5, 1)
+
+    def forward(self, x):
+        deep = nn.functional.relu(self.bn(self.down(x)))
+        return [self.up(deep) + self.skip(x), self.aux(deep)]
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    paddle.seed(0)
+    model = Net()
+    model.eval()
+    return model
+
+
+def first(outputs):
+    return outputs[0]
+
+
+@pytest.mark.parametrize("output_op", ["argmax", "softmax", "none"])
+def test_the_file_gives_what_the_model_gives(net, tmp_path, output_op):
+    result = export(net, tmp_path, logits=first, output_op=output_op, class_names=list("abcde"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deploy.yaml", "model.json", "model.pdiparams"]
+    deploy, folder = read_deploy(tmp_path)
+    assert deploy == result.deploy
+    runtime = load(folder / deploy.model, "paddle")
+    for shape in ((1, 3, 8, 16), (3, 3, 40, 24)):
+        images = np.random.default_rng(1).standard_normal(shape, np.float32)
+        logits = net(paddle.to_tensor(images))[0].numpy()
+        output = runtime.run({runtime.inputs[0].name: images})[0]
+        assert str(output.dtype) == deploy.output_dtype
+        if output_op == "argmax":
+            np.testing.assert_array_equal(output, logits.argmax(1))
+        else:
+            expected = special.softmax(logits, axis=1) if output_op == "softmax" else logits
+            np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+def test_a_head_that_is_not_exported_is_gone(net):
+    layer = capture(net, [paddle.static.InputSpec([None, 3, None, None], "float32", "img")])
+    names = {name for name, _ in with_head(layer, first, "argmax").tensors()}
+    assert "skip.weight" in names and not any(name.startswith("aux") for name in names)
+    assert {name for name, _ in layer.tensors()} >= names | {"aux.weight", "aux.bias"}
+    assert len(layer.eval_graph.output_values()) == 2
+
+
+def test_a_fixed_shape_and_the_names_of_fastdeploy(net, tmp_path):
+    result = export(net, tmp_path, logits=first, shape=(1, 3, 16, 24), for_fd=True)
+    assert result.files == ("inference.json", "inference.pdiparams", "inference.yml")
+    deploy, folder = read_deploy(tmp_path)
+    assert (deploy.model, deploy.input_shape) == ("inference.json", [1, 3, 16, 24])
+    assert load(folder / deploy.model, "paddle").inputs[0].shape == (1, 3, 16, 24)
+
+
+def test_a_size_that_the_model_cannot_take_is_refused_with_the_next_one(net, tmp_path):
+    with pytest.raises(UserError) as error:
+        export(net, tmp_path / "new", logits=first, shape=(1, 3, 20, 30))
+    assert "does not run at 20x30" in error.value.cause
+    assert "24x32" in error.value.remedy
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_exported_model_is_not_exported_again(net, tmp_path):
+    from paddleseg_slim.graph import load as load_graph
+
+    export(net, tmp_path, logits=first)
+    with pytest.raises(UserError, match="not logits"):
+        export(load_graph(tmp_path / "model.json"), tmp_path / "again", logits=first)
+
+
+def test_a_file_that_differs_leaves_nothing(net, tmp_path, monkeypatch):
+    from paddleseg_slim.deploy import export as module
+
+    monkeypatch.setattr(module, "TOLERANCE", -1.0)  # nothing can be as good as this
+    with pytest.raises(RuntimeError, match="differs from the model"):
+        export(net, tmp_path, logits=first)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_error():
+    logits = np.array([[[0.0, 1.0], [2.0, 2.0]], [[1.0, 1.0], [-2.0, 0.0]]], np.float32)[None].reshape(1, 4, 2)
+    best = logits.argmax(1)
+    assert relative_error(logits, best, "argmax") == 0
+    wrong = best.copy()
+    wrong[0, 0] = 3
+    assert relative_error(logits, wrong, "argmax") == pytest.approx(1.0)
+    assert relative_error(logits, logits + 0.4, "none") == pytest.approx(0.1)
+    assert relative_error(logits, special.softmax(logits, axis=1) + 0.01, "softmax") == pytest.approx(0.01, rel=1e-3)
+    assert relative_error(logits, logits * np.nan, "none") == float("inf")
+    assert relative_error(logits, best + 9, "argmax") == float("inf")
+    assert relative_error(logits, logits[:, :2], "none") == float("inf")
+
+
+def test_shapes():
+    assert parse_shape(None) == (-1, 3, -1, -1)
+    assert parse_shape([512, 1024]) == (-1, 3, 512, 1024)
+    assert parse_shape([1, 3, None, 0]) == (1, 3, -1, -1)
+    for wrong in ([1, 2, 3], [1, 4, 8, 8]):
+        with pytest.raises(UserError, match="input shape"):
+            parse_shape(wrong)
+    assert check_shapes((1, 3, 8, 8)) == [(1, 3, 8, 8)]
+    assert check_shapes((-1, 3, -1, 64)) == [(1, 3, 128, 64), (2, 3, 256, 64)]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "export.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command(tmp_path):
+    folder = tmp_path / "model"
+    done = command(
+        "--config", CONFIG, "--from_scratch", "--save_dir", str(folder), "--input_shape", "1", "3", "64", "96"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The inference model is saved in" in done.stdout + done.stderr
+    deploy, _ = read_deploy(folder)
+    assert deploy.class_names[:2] == ["background", "top"]
+    assert deploy.transforms == [{"type": "Normalize", "mean": [0.5], "std": [0.5]}]
+    assert (deploy.output_op, deploy.input_shape) == ("argmax", [1, 3, 64, 96])
+    stage = json.loads((folder / "stage.json").read_text())
+    assert stage["kind"] == "export" and stage["macs"] > 0
+    assert set(stage["files"]) == {"model.json", "model.pdiparams", "deploy.yaml"}
+    again = command("--config", CONFIG, "--from_scratch", "--save_dir", str(folder))
+    assert again.returncode == 2 and "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ((), "No --model_path"),
+        (("--from_scratch", "--output_op", "argmax", "--with_softmax"), "Several output operations"),
+        (("--model_path", "nowhere.pdparams"), "nowhere.pdparams"),
+    ],
+)
+def test_the_command_refuses(tmp_path, arguments, cause):
+    done = command("--config", CONFIG, "--save_dir", str(tmp_path / "model"), *arguments)
+    assert done.returncode == 2
+    assert cause in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "model").exists()
