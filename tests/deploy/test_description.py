@@ -48,10 +48,14 @@ def test_paddleseg_finds_its_keys(folder):
     [
         ("{model: model.pdmodel, params: model.pdiparams, transforms: [{type: Normalize}]}", "argmax", []),
         ("{model: model.pdmodel, params: model.pdiparams, output_dtype: float32}", "none", []),
-        ("{model: model.json, params: model.pdiparams, output_op: none, input_shape: [null, 3, 8]}", "none", [-1, 3, 8]),
+        (
+            "{model: model.json, params: model.pdiparams, output_op: none, input_shape: [null, 3, 8]}",
+            "none",
+            [-1, 3, 8],
+        ),
         ("{model: model.json, params: model.pdiparams, output_op: 'none'}", "none", []),
     ],
-)  # fmt: skip
+)
 def test_descriptions_that_paddleseg_wrote(folder, section, output_op, shape):
     (folder / "deploy.yaml").write_text(f"Deploy: {section}")
     deploy, _ = read_deploy(folder)
