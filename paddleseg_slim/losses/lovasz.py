@@ -9,33 +9,32 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.losses.functional import channels_last, squeeze_label
+from paddleseg_slim.losses.functional import squeeze_label
 from paddleseg_slim.registry import LOSSES
 
 
-def lovasz_extension(
-    errors: paddle.Tensor, foreground: paddle.Tensor, valid: paddle.Tensor, relu: bool = False
-) -> paddle.Tensor:
-    """Lovász extension of the Jaccard loss of one class.
+def lovasz_weights(errors: paddle.Tensor, foreground: paddle.Tensor, valid: paddle.Tensor) -> paddle.Tensor:
+    """Gradient of the Lovász extension of the Jaccard loss (Berman 2018, algorithm 1), in the order of the pixels.
+
+    The extension is linear between changes of the errors' order: its value is the sum of errors times these weights,
+    and that product is all that is differentiated.
 
     Args:
         errors: float ``[P]``, how wrong each pixel is.
-        foreground: float ``[P]``, 1 where the label is this class.
+        foreground: float ``[P]``, 1 where the label is the class in question.
         valid: float ``[P]``, 1 where the pixel counts.
-        relu: whether errors below 0 count as 0 (the hinge).
 
     Returns:
-        A scalar.
+        Float ``[P]``; 0 where the pixel does not count.
     """
-    # pixels that do not count are sorted to the end and multiplied by 0: same value, no gather of unknown size
-    lowest = errors.detach().min() - 1
-    order = paddle.argsort(paddle.where(valid > 0, errors.detach(), lowest), descending=True)
-    errors = paddle.gather(errors * valid, order)
+    errors = errors.detach()
+    # pixels that do not count are sorted to the end, where they change nothing: no selection of unknown size
+    order = paddle.argsort(paddle.where(valid > 0, errors, errors.min() - 1), descending=True)
     foreground = paddle.gather(foreground * valid, order)
     total = foreground.sum()
     jaccard = 1 - (total - foreground.cumsum()) / (total + (1 - foreground).cumsum())
-    gradient = paddle.concat([jaccard[:1], jaccard[1:] - jaccard[:-1]])  # Berman 2018, algorithm 1
-    return ((F.relu(errors) if relu else errors) * gradient.detach()).sum()
+    steps = paddle.concat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return paddle.scatter(paddle.zeros_like(steps), order, steps) * valid
 
 
 @LOSSES.register()
@@ -64,15 +63,17 @@ class LovaszSoftmaxLoss(nn.Layer):
         count = logits.shape[1]
         labels = squeeze_label(labels).flatten()
         valid = (labels != self.ignore_index).astype("float32")
-        probabilities = channels_last(F.softmax(logits, axis=1)).reshape([-1, count])
+        probabilities = F.softmax(logits, axis=1).transpose([1, 0, 2, 3]).reshape([count, -1])
         classes = self._classes(labels, count)
         if not classes:  # nothing but ignored pixels: a loss of 0 that has a gradient
             return probabilities.sum() * 0.0
-        terms = []
-        for index in classes:
-            foreground = (labels == index).astype("float32")
-            terms.append(lovasz_extension((foreground - probabilities[:, index]).abs(), foreground, valid))
-        return paddle.stack(terms).mean()
+        if len(classes) < count:
+            probabilities = probabilities.index_select(paddle.to_tensor(classes))
+        foreground = (labels.unsqueeze(0) == paddle.to_tensor(classes).unsqueeze(1)).astype("float32")
+        errors = (foreground - probabilities).abs()  # [classes, P]
+        with paddle.no_grad():
+            weights = paddle.stack([lovasz_weights(*row, valid) for row in zip(errors, foreground)])
+        return (errors * weights).sum() / len(classes)
 
     def _classes(self, labels: paddle.Tensor, count: int) -> list[int]:
         if not isinstance(self.classes, str):
@@ -107,4 +108,4 @@ class LovaszHingeLoss(nn.Layer):
         valid = (labels != self.ignore_index).astype("float32")
         foreground = (labels == 1).astype("float32")
         errors = 1 - score.flatten() * (2 * foreground - 1)
-        return lovasz_extension(errors, foreground, valid, relu=True)
+        return (F.relu(errors) * lovasz_weights(errors, foreground, valid)).sum()
