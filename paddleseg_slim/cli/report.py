@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     summary = summarize(find_stages(args.run_dirs))
     from paddleseg_slim.report import html, markdown
     from paddleseg_slim.report.headline import Headline
-    from paddleseg_slim.report.tables import stage_table
+    from paddleseg_slim.report.tables import explanation, stage_table
 
     first = Path(args.run_dirs[0])
     page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     write_text(page.with_suffix(".md"), markdown.render(summary, args.title, footer))
     console = Console()
     console.print(stage_table(summary))
+    console.print(explanation(summary), style="dim", markup=False)
     sentence = Headline.of(summary).sentence
     if sentence:
         console.print(sentence, style="bold", markup=False)

@@ -12,7 +12,7 @@ from paddleseg_slim.report import pictures
 from paddleseg_slim.report.headline import Headline
 from paddleseg_slim.report.samples import CHANGED, Tile, class_colors, sample_tiles
 from paddleseg_slim.report.summary import Row, Summary, classes, duration, warnings
-from paddleseg_slim.report.tables import cells, class_rows, columns
+from paddleseg_slim.report.tables import cells, class_rows, columns, explanation
 
 MAX_SAMPLES = 8
 """Samples of one stage that are shown."""
@@ -93,8 +93,7 @@ def _stages(summary: Summary) -> str:
     return (
         f'<div class="scroll"><table class="stages"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
-        '<p class="soft">Times are medians of one run. In brackets the 95 % confidence interval of the speed-up, '
-        "from interleaved turns; an interval that holds 1 is no difference.</p>"
+        f'<p class="soft">{escape(explanation(summary))}</p>'
     )
 
 
@@ -117,7 +116,7 @@ def _samples(summary: Summary) -> str:
         shown = row.stage.samples[:MAX_SAMPLES]
         tiles = [_tiles(sample_tiles(row.folder / path)) for path in shown]
         if tiles:
-            against = f" against {row.base.name}" if row.base else ""
+            against = f" (after) against {row.stage.base} (before)" if row.stage.base else ""
             parts.append(f"<h3>{_dot(summary, row.stage.name)}{escape(row.stage.name + against)}</h3>" + "".join(tiles))
     return _section("Predictions before and after", _legend(summary) + "".join(parts)) if parts else ""
 

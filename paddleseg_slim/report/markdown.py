@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paddleseg_slim.report.headline import Headline
 from paddleseg_slim.report.summary import Summary, duration, warnings
-from paddleseg_slim.report.tables import cells, class_rows, columns, markdown_table
+from paddleseg_slim.report.tables import cells, class_rows, columns, explanation, markdown_table
 
 
 def render(summary: Summary, title: str, footer: str) -> str:
@@ -15,7 +15,7 @@ def render(summary: Summary, title: str, footer: str) -> str:
         [" ".join(filter(None, (main, f"({small})" if small else ""))) for main, small in cells(row, summary)]
         for row in summary.rows
     ]
-    parts = [f"# {title}", headline.sentence, markdown_table(rows)]
+    parts = [f"# {title}", headline.sentence, markdown_table(rows), explanation(summary)]
     said = warnings(summary)
     if said:
         parts.append("## What to know\n\n" + "\n".join(f"- {text}" for text in said))

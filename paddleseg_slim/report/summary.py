@@ -1,8 +1,8 @@
-"""The one table of a run, as numbers: what every stage cost and gained, each against what it is compared with."""
+"""The one table of a run, as numbers: what every stage cost and gained, against the stage that its chain began with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -47,25 +47,28 @@ class Speed:
         ratio: time of the base / this time; None without a base.
         base: name of the stage that ``ratio`` is against.
         interleaved: whether both were measured in one interleaved run. If not, ``ratio`` is a mere quotient.
+        expected_base: name of the stage that a reader takes ``ratio`` to be against, if nothing else is said.
     """
 
     latency: Latency
     ratio: float | None = None
     base: str = ""
     interleaved: bool = False
+    expected_base: str = ""
 
     @property
     def verdict(self) -> str:
         """The comparison in words, with its interval where there is one."""
         if self.ratio is None:
             return ""
+        against = f" against {self.base}" if self.base != self.expected_base else ""
         if not self.interleaved:
-            return f"about {self.ratio:.2f}x {self.base}, measured apart"
+            return f"about {self.ratio:.2f}x{against}, measured apart"
         low, high = self.latency.ci_low, self.latency.ci_high
         interval = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else ""
         if self.latency.no_difference:
-            return f"no difference{interval}"
-        return f"{self.ratio:.2f}x{interval}"
+            return f"no difference{interval}{against}"
+        return f"{self.ratio:.2f}x{interval}{against}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Row:
     Attributes:
         stage: what it says of itself.
         folder: where it is.
-        base: the stage it is compared with, if that is in the table.
+        base: the stage that it is compared with: the first one of its chain (``Stage.base`` of ``Stage.base`` ...);
+            None for that one itself.
         size: bytes of its model file, in the format ``size_format``; None when it wrote none.
         speeds: its measured times by setup.
     """
@@ -158,7 +162,7 @@ def summarize(stages: Iterable[tuple[Path, Stage]]) -> Summary:
     for folder, stage in found:
         if stage.kind == "bench" and stage.name not in measured:
             continue
-        base = by_name.get(stage.base or "")
+        base = _origin(stage, by_name)
         size, size_format = model_size(stage.files)
         times = measured.get(stage.name, {})
         base_times = measured.get(base.name, {}) if base else {}
@@ -167,11 +171,21 @@ def summarize(stages: Iterable[tuple[Path, Stage]]) -> Summary:
     return Summary(tuple(rows), tuple(sorted({setup for row in rows for setup in row.speeds})))
 
 
+def _origin(stage: Stage, stages: Mapping[str, Stage]) -> Stage | None:
+    """The stage that the chain of ``stage`` began with; None for that stage itself."""
+    origin, seen = stage, {stage.name}
+    while origin.base in stages and origin.base not in seen:
+        origin = stages[str(origin.base)]
+        seen.add(origin.name)
+    return None if origin is stage else origin
+
+
 def _speed(latency: Latency, base_latency: Latency | None, base: Stage | None) -> Speed:
+    name = base.name if base else ""
     if latency.speedup is not None:
-        return Speed(latency, latency.speedup, latency.base or (base.name if base else ""), interleaved=True)
-    if base_latency is not None and base is not None:
-        return Speed(latency, base_latency.median_ms / latency.median_ms, base.name)
+        return Speed(latency, latency.speedup, latency.base or name, interleaved=True, expected_base=name)
+    if base_latency is not None:
+        return Speed(latency, base_latency.median_ms / latency.median_ms, name, expected_base=name)
     return Speed(latency)
 
 

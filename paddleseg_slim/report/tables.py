@@ -44,6 +44,16 @@ def speed_text(speed: Speed | None) -> tuple[str, str]:
     return f"{speed.latency.median_ms:.2f} ms{precision}", speed.verdict
 
 
+def explanation(summary: Summary) -> str:
+    """What the numbers of the table are against."""
+    names = dict.fromkeys(row.base.name for row in summary.rows if row.base)
+    against = f"Differences and speed-ups are against {', '.join(names)}. " if names else ""
+    return against + (
+        "Times are medians. In brackets is the 95 % confidence interval of the speed-up, from interleaved turns; one "
+        "that holds 1 is no difference."
+    )
+
+
 def columns(summary: Summary) -> list[str]:
     """Headings of the table."""
     return ["stage", primary_name(summary), "params", "MACs", "model file", *map(str, summary.setups)]
@@ -54,7 +64,7 @@ def cells(row: Row, summary: Summary) -> list[tuple[str, str]]:
     stage, base = row.stage, row.base
     setups: Sequence[Setup] = summary.setups
     return [
-        (stage.name, f"{stage.kind}, against {base.name}" if base else stage.kind),
+        (stage.name, f"{stage.kind} of {stage.base}" if base else stage.kind),
         score_text(row),
         (human(stage.params), fraction(stage.params, base.params if base else None)),
         (human(stage.macs), fraction(stage.macs, base.macs if base else None)),

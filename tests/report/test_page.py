@@ -94,7 +94,7 @@ def test_what_stages_say_is_escaped(tmp_path):
 def test_markdown_holds_the_same_numbers(run):
     text = markdown.render(summarize(find_stages([run])), "Title", "The end.")
     assert text.startswith("# Title\n\ndense → int8: 1.9x faster")
-    assert "| int8 (quant, against pruned) | 0.6731 (-0.24 points) |" in text
+    assert "| int8 (quant of pruned) | 0.6731 (-0.81 points) |" in text
     assert "python slim/post_quant.py" in text
 
 

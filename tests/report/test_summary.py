@@ -25,16 +25,16 @@ def test_the_table_of_a_run(tmp_path):
     onnx, openvino = summary.setups
     assert (onnx.engine, openvino.engine) == ("onnxruntime", "openvino")
     int8 = summary.last
-    assert int8.drop == pytest.approx(0.24)
+    assert int8.drop == pytest.approx(0.81)
     assert int8.speeds[onnx].ratio == pytest.approx(5.61 / 2.95)
     assert int8.speeds[openvino].verdict.startswith("no difference")
     assert columns(summary)[:5] == ["stage", "mIoU", "params", "MACs", "model file"]
     assert cells(int8, summary)[:5] == [
-        ("int8", "quant, against pruned"),
-        ("0.6731", "-0.24 points"),
-        ("702 k", ""),
-        ("42.3 M", ""),
-        ("791 kB", "ONNX, -72 %"),
+        ("int8", "quant of pruned"),
+        ("0.6731", "-0.81 points"),
+        ("702 k", "-38 %"),
+        ("42.3 M", "-31 %"),
+        ("791 kB", "ONNX, -83 %"),
     ]
     assert warnings(summary) == ["int8: no speed-up against dense (openvino, 2 threads, 1x3x128x128)."]
 
@@ -60,12 +60,28 @@ def test_times_measured_apart_are_not_called_a_speed_up():
     before, after = (Latency("ort", "cpu", 1, SHAPE, ms, ms) for ms in (4.0, 2.0))
     summary = summarize([stage("dense", latency=(before,)), stage("small", "dense", 0.4, latency=(after,))])
     speed = summary.last.speeds[Setup("ort", "cpu", 1, SHAPE)]
-    assert speed.verdict == "about 2.00x dense, measured apart"
+    assert speed.verdict == "about 2.00x, measured apart"
     assert "faster" not in Headline.of(summary).sentence
     other = Latency("ort", "cpu", 2, SHAPE, 1.0, 1.0)  # another number of threads: no ratio at all
     summary = summarize([stage("dense", latency=(before,)), stage("small", "dense", latency=(other,))])
     assert summary.last.speeds[Setup("ort", "cpu", 2, SHAPE)].verdict == ""
     assert warnings(summary) == ["small: its accuracy was not measured."]
+
+
+def test_a_speed_up_against_another_stage_says_so():
+    times = (
+        Latency("ort", "cpu", 1, SHAPE, 4.0, 4.0),
+        Latency("ort", "cpu", 1, SHAPE, 2.0, 2.0, speedup=1.5, ci_low=1.4, ci_high=1.6, base="pruned"),
+    )
+    summary = summarize(
+        [
+            stage("dense", None, 0.5, latency=times[:1]),
+            stage("pruned", "dense", 0.5),
+            stage("q", "pruned", 0.5, latency=times[1:]),
+        ]
+    )
+    assert summary.last.base.name == "dense"
+    assert summary.last.speeds[summary.setups[0]].verdict == "1.50x [1.40, 1.60] against pruned"
 
 
 def test_a_run_of_one_stage_has_no_headline():
