@@ -121,6 +121,10 @@ class Task(ABC):
         """Pictures of samples and their predictions by tag, uint8 ``[H, W, 3]``, for the log; none by default."""
         return {}
 
+    def accumulators(self, settings: Mapping[str, Any]) -> list[Accumulator]:
+        """`accumulator`, and what further metrics ``test_config`` asks for."""
+        return [self.accumulator()]
+
     @abstractmethod
     def preprocess(self) -> Any:
         """What makes an input of an image: ``preprocess({"img": path or array}) -> {"img", "trans_info"}``."""

@@ -11,9 +11,10 @@ import paddle
 
 from paddleseg_slim.config import build
 from paddleseg_slim.metrics import SegmentationAccumulator
+from paddleseg_slim.metrics.auc import AucAccumulator
 from paddleseg_slim.models.external import resolve_model
 from paddleseg_slim.registry import MODELS, TASKS
-from paddleseg_slim.tasks.base import Batch, Forward
+from paddleseg_slim.tasks.base import Accumulator, Batch, Forward
 from paddleseg_slim.tasks.common import ConfiguredTask
 from paddleseg_slim.tasks.inference import restore, wrap
 from paddleseg_slim.tasks.layout import channels_last, transpose_around
@@ -21,15 +22,28 @@ from paddleseg_slim.tasks.prediction import MaskWriter
 from paddleseg_slim.tasks.visual import blend, colour_map
 
 
+def at_label_size(outputs: Any, batch: Mapping[str, Any]) -> Any:
+    """The first output, brought back to the size of the label where ``batch["trans_info"]`` says that it changed."""
+    first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    if tuple(first.shape[-2:]) == tuple(batch["label"].shape[-2:]):
+        return first
+    return restore(np.asarray(first), batch["trans_info"][0])
+
+
 class RestoringAccumulator(SegmentationAccumulator):
-    """Compares at the size of the label file: logits of another size are brought back to it first."""
+    """Compares at the size of the label file."""
 
     def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """Add one batch; ``batch["trans_info"]`` says what changed the size of the images."""
-        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        if tuple(first.shape[-2:]) != tuple(batch["label"].shape[-2:]):
-            first = restore(np.asarray(first), batch["trans_info"][0])
-        super().update(first, batch)
+        """Add one batch."""
+        super().update(at_label_size(outputs, batch), batch)
+
+
+class RestoringAuc(AucAccumulator):
+    """Compares at the size of the label file."""
+
+    def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
+        """Add one batch."""
+        super().update(at_label_size(outputs, batch), batch)
 
 
 @TASKS.register("segmentation")
@@ -59,6 +73,13 @@ class SegmentationTask(ConfiguredTask):
         """An empty confusion matrix."""
         data = self._any_dataset()
         return RestoringAccumulator(self.num_classes(), self.class_names(), data.ignore_index)
+
+    def accumulators(self, settings: Mapping[str, Any]) -> list[Accumulator]:
+        """The confusion matrix, with ``auc_roc`` also the ROC curves."""
+        if not settings.get("auc_roc"):
+            return [self.accumulator()]
+        ignore_index = self._any_dataset().ignore_index
+        return [self.accumulator(), RestoringAuc(self.num_classes(), self.class_names(), ignore_index)]
 
     def inference(self, forward: Forward, settings: Mapping[str, Any]) -> Forward:
         """Sliding window, scales and flips of ``test_config`` (see `tasks.inference.wrap`)."""

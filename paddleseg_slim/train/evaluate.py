@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import paddle
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.tasks.base import Forward, Metrics, Task
+from paddleseg_slim.tasks.base import Accumulator, Forward, Metrics, Task
 from paddleseg_slim.train.progress import Progress
 
 _STACKED = (np.ndarray, np.generic, int, float)
@@ -80,18 +81,22 @@ def evaluate(
     if len(dataset) == 0:
         raise UserError("The dataset to evaluate on is empty.", "Check val_dataset in the config.")
     forward = task.inference(forward, settings or {})
-    accumulator = task.accumulator()
+    accumulators = task.accumulators(settings or {})
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     with Progress(len(range(rank, len(dataset), world)), f"[EVAL] {title}") as progress:
         for batch in batches(dataset, batch_size, num_workers, rank, world):
-            accumulator.update(forward(batch["img"]), batch)
+            outputs = forward(batch["img"])
+            for accumulator in accumulators:
+                accumulator.update(outputs, batch)
             progress.step(len(batch["img"]))
     if world > 1:
-        _sum_over_ranks(accumulator)
-    return accumulator.result()
+        for accumulator in accumulators:
+            _sum_over_ranks(accumulator)
+    first, *others = (accumulator.result() for accumulator in accumulators)
+    return replace(first, values={**first.values, **{k: v for other in others for k, v in other.values.items()}})
 
 
-def _sum_over_ranks(accumulator: Any) -> None:
+def _sum_over_ranks(accumulator: Accumulator) -> None:
     counts = paddle.to_tensor(np.append(accumulator.counts.ravel(), accumulator.images))
     paddle.distributed.all_reduce(counts)
     total = counts.numpy()

@@ -175,6 +175,7 @@ class _Loop:
         self.folder = settings.save_dir
         self.saved: Path | None = None
         self._window = _Window()
+        self._finite = 0
 
     def resume(self, resume: ckpt.Checkpoint) -> None:
         """Take over the state of a checkpoint."""
@@ -197,7 +198,8 @@ class _Loop:
         step = self.start
         with Progress(settings.iters, "[TRAIN]", done=step, lines=False) as progress:
             loader = iter(self._loader()) if step < settings.iters else iter(())
-            self._window.reset(step)
+            self._window.reset()
+            self._finite = step
             while step < settings.iters:
                 batch = self._next(loader)
                 step += 1
@@ -283,7 +285,7 @@ class _Loop:
         """Write the log line of the steps since the last one; the only place where the host waits for the device."""
         window = self._window
         values = window.averages()
-        self._refuse_nan(values["loss"], window.first + 1, step)
+        self._refuse_nan(values["loss"], step)
         cost, reading = window.costs()
         ips = self.settings.batch_size / max(cost, 1e-9)
         if self.rank == 0:
@@ -295,18 +297,19 @@ class _Loop:
             )
             costs = {"lr": window.rate, "batch_cost": cost, "reader_cost": reading}
             self.logger.scalars({f"Train/{name}": value for name, value in {**values, **costs}.items()}, step)
-        window.reset(step)
+        window.reset()
 
     def _check_window(self, step: int) -> None:
         if self._window.count:
-            self._refuse_nan(self._window.averages()["loss"], self._window.first + 1, step)
+            self._refuse_nan(self._window.averages()["loss"], step)
 
-    def _refuse_nan(self, loss: float, first: int, last: int) -> None:
+    def _refuse_nan(self, loss: float, step: int) -> None:
         if math.isfinite(loss):
+            self._finite = step
             return
         kept = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
         raise TrainingDiverged(
-            f"The loss became {loss} between the iterations {first} and {last}; {kept}.",
+            f"The loss became {loss} between the iterations {self._finite + 1} and {step}; {kept}.",
             "Lower --learning_rate, add a warm-up or clip gradients (optimizer.grad_clip_cfg), and resume from there.",
         )
 
@@ -408,11 +411,11 @@ class _Window:
     def __init__(self) -> None:
         self.rate = 0.0
         self.reading = 0.0
-        self.reset(0)
+        self.reset()
 
-    def reset(self, step: int) -> None:
-        """Begin anew after ``step``."""
-        self.first, self.count, self.reading, self._paused = step, 0, 0.0, 0.0
+    def reset(self) -> None:
+        """Begin anew."""
+        self.count, self.reading, self._paused = 0, 0.0, 0.0
         self._sums: dict[str, Any] = {}
         self._began = self._last = time.monotonic()
 
