@@ -34,7 +34,7 @@ class VisionDataset(ABC):
 
     - ``img``: float32 ``[C, H, W]``;
     - ``label``: int64, ``[H, W]`` for segmentation, ``[]`` for classification; missing where there are no labels;
-    - ``edge``: int64 ``[H, W]``, with ``edge=True`` while training;
+    - ``edge``: int64 ``[H, W]`` of 0 and 1, with ``edge=True`` or ``AddEdgeLabel`` while training;
     - ``trans_info``: what changed the size of ``img``, in order: ``('resize' or 'padding', (height, width) before)``.
       While training ``label`` is transformed with ``img``; otherwise it keeps the size of the file, and the prediction
       is brought back to it by undoing ``trans_info``;
@@ -103,6 +103,8 @@ class VisionDataset(ABC):
         del sample["gt_fields"]
         if "label" in sample:
             if self.edge and training:
-                sample["edge"] = binary_edge(sample["label"], self.num_classes, radius=2).astype(np.int64)
+                sample["edge"] = binary_edge(sample["label"], self.num_classes, radius=2)
+            if "edge" in sample:  # outside of the image AddEdgeLabel's map is padded like the label
+                sample["edge"] = np.where(sample["edge"] == self.ignore_index, 0, sample["edge"]).astype(np.int64)
             sample["label"] = np.asarray(sample["label"], np.int64)
         return sample

@@ -10,6 +10,7 @@ from paddleseg_slim.data.transforms.crop import (
     RandomPaddingCrop,
     ScalePadding,
 )
+from paddleseg_slim.data.transforms.edge import AddEdgeLabel
 from paddleseg_slim.data.transforms.geometry import (
     RandomAffine,
     RandomHorizontalFlip,
@@ -27,6 +28,7 @@ from paddleseg_slim.data.transforms.resize import (
 )
 
 __all__ = [
+    "AddEdgeLabel",
     "Compose",
     "LimitLong",
     "Normalize",
