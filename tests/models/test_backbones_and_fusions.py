@@ -46,7 +46,12 @@ def test_a_fusion_equals_paddlesegs(name: str, mode: str, training: bool) -> Non
 
 @pytest.mark.peer
 @pytest.mark.parametrize(
-    ("layers", "args"), [(34, {"output_stride": 8}), (50, {"output_stride": 16, "multi_grid": (1, 2, 4)})]
+    ("layers", "args"),
+    [
+        (34, {"output_stride": 8}),
+        pytest.param(50, {"output_stride": 16, "multi_grid": (1, 2, 4)}, marks=pytest.mark.slow),
+        pytest.param(101, {"output_stride": 32}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resnet_has_paddlesegs_features(layers: int, args: dict[str, Any]) -> None:
     """PaddleSeg has a ResNet of 34 layers but does not register it."""

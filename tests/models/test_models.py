@@ -12,22 +12,39 @@ from paddleseg_slim.models.zoo import ZOO, Entry, build
 from paddleseg_slim.registry import BACKBONES, MODELS
 
 CLASSES = 4
-HEADS = {"fast_scnn": (2, 2), "bisenetv2": (1, 5), "ocrnet_hrnet_w18": (1, 2)}
+HEADS = {
+    "fast_scnn": (2, 2),
+    "bisenetv2": (1, 5),
+    "ocrnet_hrnet_w18": (1, 2),
+    "gcnet_resnet50": (2, 2),
+    "pspnet_resnet50": (2, 2),
+    "pp_liteseg_stdc1": (1, 3),
+    "pp_liteseg_stdc2": (1, 3),
+}
 """Number of outputs in evaluation and in training, where it is not 1 in both."""
 
-LARGE = {"fcn_hrnet_w18", "fcn_hrnet_w48", "ocrnet_hrnet_w18", "unet"}
-"""Slow: they take seconds each."""
+FAST = {
+    "fast_scnn",
+    "pp_humanseg_lite",
+    "bisenetv2",
+    "fcn_hrnet_w18_small",
+    "hardnet",
+    "deeplabv3p_resnet18",
+    "pp_liteseg_stdc1",
+    "segformer_b0",
+}
+"""Run by default; the others are slow."""
 
 
-def zoo(slow: set[str]) -> list:
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in ZOO]
+def zoo(fast: set[str]) -> list:
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
 
 
 def image(*shape: int) -> paddle.Tensor:
     return paddle.to_tensor(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
 
-@pytest.mark.parametrize("name", zoo(LARGE))
+@pytest.mark.parametrize("name", zoo(FAST))
 def test_outputs_are_logits_of_the_input_size_in_both_modes(name: str) -> None:
     model = build(name, CLASSES)
     expected_eval, expected_train = HEADS.get(name, (1, 1))
@@ -44,7 +61,7 @@ def test_outputs_are_logits_of_the_input_size_in_both_modes(name: str) -> None:
     assert all(name == "pp_humanseg_lite" and "_depthwise_separable_0" in n for n in without), without
 
 
-@pytest.mark.parametrize("name", zoo(LARGE))
+@pytest.mark.parametrize("name", zoo(FAST))
 def test_weights_go_through_a_file(name: str, tmp_path) -> None:
     model, other = build(name, CLASSES), build(name, CLASSES)
     path = str(tmp_path / "model.pdparams")

@@ -22,6 +22,13 @@ VARIANTS = {
     "bisenetv2_wide": Entry("BiSeNetV2", args={"lambd": 0.5, "in_channels": 4}),
     "fcn_hrnet_attention": Entry("FCN", "HRNet_W18_Small_V2", {"bias": False, "channels": 64}, HRNET_VARIANT),
     "unet_deconv": Entry("UNet", args={"use_deconv": True}),
+    "gcnet_resnet18": Entry("GCNet", "ResNet18_vd", {"gc_channels": 64, "ratio": 0.5}, {"output_stride": 16}),
+    "pspnet_resnet18": Entry(
+        "PSPNet", "ResNet18_vd", {"pp_out_channels": 64, "enable_auxiliary_loss": False}, {"output_stride": 32}
+    ),
+    "deeplabv3_multi_grid": Entry(
+        "DeepLabV3", "ResNet18_vd", {"aspp_out_channels": 32, "align_corners": True}, {"multi_grid": (1, 2, 4)}
+    ),
 }
 FAST = {
     "fast_scnn",
@@ -31,6 +38,11 @@ FAST = {
     "fcn_hrnet_w18_small",
     "fcn_hrnet_attention",
     "hardnet",
+    "deeplabv3p_resnet18",
+    "gcnet_resnet18",
+    "pspnet_resnet18",
+    "pp_liteseg_stdc1",
+    "segformer_b0",
 }
 """Run by default; the others are slow."""
 
@@ -133,16 +145,15 @@ def test_a_model_takes_the_same_arguments(name: str) -> None:
     assert arguments(MODELS.get(name)) == arguments(peers.paddleseg_component("MODELS", name))
 
 
-@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"ResNet34_vd"}))  # PaddleSeg does not register that one
 def test_a_backbone_takes_the_same_arguments(name: str) -> None:
     """A factory of PaddleSeg names some arguments and passes the rest to its class; ours names them all."""
     theirs = peers.paddleseg_component("BACKBONES", name)
     named = arguments(theirs)
     assert set(named) <= set(arguments(BACKBONES.get(name)))
     if inspect.isfunction(theirs):
-        (passed_to,) = (
-            theirs.__globals__[n] for n in theirs.__code__.co_names if inspect.isclass(theirs.__globals__.get(n))
-        )
+        classes = [theirs.__globals__.get(n) for n in theirs.__code__.co_names]
+        (passed_to,) = (c for c in classes if inspect.isclass(c) and issubclass(c, paddle.nn.Layer))
         named += arguments(passed_to)
     assert set(arguments(BACKBONES.get(name))) <= set(named)
 
