@@ -6,13 +6,12 @@ import argparse
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paddleseg_slim.cli import arguments, output, runner, setup
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
-    from paddleseg_slim.config import ComponentSpec, Config
     from paddleseg_slim.deploy.export import ExportResult
 
 HELP = "export a model to Paddle Inference, with the deploy.yaml that says how to feed it"
@@ -51,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     config = configs.load_config(args.config, args.opts)
-    transforms = preprocessing(config)
     task = build_task(config)
+    transforms = task.preprocess().describe()["transforms"]
     shape = export.parse_shape(args.input_shape or config.export.get("input_shape"), task.input_spec()[0].shape[1])
     if args.model_path:
         model = setup.load_model(task, args.model_path, reset_head=args.reset_head)
@@ -85,23 +84,6 @@ def _output_op(args: argparse.Namespace) -> str | None:
             f"Several output operations are asked for: {', '.join(sorted(asked))}.", "Give --output_op alone."
         )
     return next(iter(asked), None)
-
-
-def preprocessing(config: Config) -> list[dict[str, Any]]:
-    """The transforms of ``val_dataset`` as they stand in a ``deploy.yaml``, checked; no data is read.
-
-    Raises:
-        UserError: one is unknown, has wrong arguments, or is random.
-    """
-    from paddleseg_slim.config import build
-    from paddleseg_slim.data import Compose
-    from paddleseg_slim.registry import TRANSFORMS
-
-    dataset = config.val_dataset or config.train_dataset
-    specs: list[ComponentSpec] = dataset.args.get("transforms") or []
-    described = Compose([build(spec, TRANSFORMS) for spec in specs]).describe()
-    entries: list[dict[str, Any]] = described["transforms"]
-    return entries
 
 
 def _write_stage(args: argparse.Namespace, result: ExportResult, seconds: float) -> None:

@@ -62,8 +62,13 @@ class ConfiguredTask(Task):
 
     def num_classes(self) -> int:
         """Number of classes: what the section ``model`` states, or else the dataset's."""
-        stated = self.config.model.args.get("num_classes")
+        stated = self.config.model.args.get("num_classes") or self._declared("classes")
         return int(self._any_dataset().num_classes if stated is None else stated)
+
+    def _declared(self, name: str) -> Any:
+        """What the dataset's class says about itself, so that an export needs no data; None: it says nothing."""
+        section = self.config.val_dataset or self.config.train_dataset
+        return getattr(DATASETS.get(section.type), name, None) if section.type in DATASETS else None
 
     def img_channels(self) -> int:
         """Channels of an image."""
@@ -79,7 +84,7 @@ class ConfiguredTask(Task):
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes, in the order of their numbers."""
-        return list(self._any_dataset().class_names)
+        return list(self._declared("names") or self._any_dataset().class_names)
 
     def _combined_loss(self) -> CombinedLoss:
         if self._loss is None:

@@ -170,3 +170,26 @@ def test_the_command_refuses(tmp_path, arguments, cause):
     assert done.returncode == 2
     assert cause in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "model").exists()
+
+
+def test_a_saved_graph_is_exported_without_its_class(net, tmp_path):
+    from paddleseg_slim import graph
+
+    graph.save(capture(net, [paddle.static.InputSpec([None, 3, None, None], "float32", "img")]), tmp_path / "graph")
+    result = export(graph.load(tmp_path / "graph"), tmp_path / "out", logits=first, output_op="none")
+    images = np.random.default_rng(2).standard_normal((1, 3, 16, 16), np.float32)
+    output = load(tmp_path / "out" / result.deploy.model, "paddle")(images)[0]
+    np.testing.assert_allclose(output, net(paddle.to_tensor(images))[0].numpy(), atol=1e-5)
+
+
+def test_an_export_needs_no_data(tmp_path):
+    quick_start = ROOT / "configs" / "quick_start" / "pp_humanseg_lite_optic_disc_512x512_1k.yml"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "export.py"), "--config", str(quick_start), "--from_scratch", "--save_dir", "model",
+         "--input_shape", "64", "64"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    deploy, _ = read_deploy(tmp_path / "model")
+    assert deploy.class_names == ["background", "optic disc"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
