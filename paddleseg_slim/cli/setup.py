@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ def start(args: argparse.Namespace) -> Session:
 
     if paddle.distributed.ParallelEnv().nranks > 1 and not paddle.distributed.is_initialized():
         paddle.distributed.init_parallel_env()
+    if paddle.distributed.get_rank() > 0:
+        logging.getLogger("paddleseg_slim").setLevel(logging.WARNING)  # the first process speaks for all
     return Session(chosen, threads)
 
 

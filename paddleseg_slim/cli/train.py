@@ -95,6 +95,8 @@ def _model(args: argparse.Namespace, task: Task, to_static: bool) -> paddle.nn.L
         model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
     else:
         model = task.build_model(args.data_format)
+    if paddle.distributed.get_world_size() > 1 and not paddle.get_device().startswith("cpu"):
+        model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # Paddle has no kernel of it for the CPU
     return paddle.jit.to_static(model) if args.to_static_training or to_static else model
 
 

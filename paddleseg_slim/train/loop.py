@@ -284,7 +284,7 @@ class _Loop:
     def _log(self, step: int) -> None:
         """Write the log line of the steps since the last one; the only place where the host waits for the device."""
         window = self._window
-        values = window.averages()
+        values = self._averages()
         self._refuse_nan(values["loss"], step)
         cost, reading = window.costs()
         ips = self.settings.batch_size / max(cost, 1e-9)
@@ -301,7 +301,16 @@ class _Loop:
 
     def _check_window(self, step: int) -> None:
         if self._window.count:
-            self._refuse_nan(self._window.averages()["loss"], step)
+            self._refuse_nan(self._averages()["loss"], step)
+
+    def _averages(self) -> dict[str, float]:
+        """Average losses by name since the last log line, over all ranks, so that all of them decide alike."""
+        values = self._window.averages()
+        if self.world > 1:
+            total = paddle.to_tensor(list(values.values()), "float64")
+            paddle.distributed.all_reduce(total)
+            values = dict(zip(values, (total / self.world).tolist()))
+        return values
 
     def _refuse_nan(self, loss: float, step: int) -> None:
         if math.isfinite(loss):
