@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from paddleseg_slim.graph import GraphLayer, row
-from paddleseg_slim.graph.ir import Node
+from paddleseg_slim.graph.ir import Node, slot_values
 from paddleseg_slim.graph.shapes import ShapeRun, infer_shapes, sample_shapes
 from paddleseg_slim.prune import rules
 from paddleseg_slim.prune.budget import WidthCost
@@ -263,6 +263,12 @@ class ChannelGroups:
             arrays = [self.walk.axes[name, a] for a in range(len(shape)) if (name, a) in self.walk.axes]
             terms.append((math.prod(shape) / math.prod(a.size for a in arrays), arrays))
         return self._polynomial(terms)
+
+    @cached_property
+    def batch_norm_scales(self) -> frozenset[str]:
+        """Names of the parameters that are the scale of a BatchNorm."""
+        nodes = (node for node in self.model.eval_graph.nodes if node.op == "batch_norm")
+        return frozenset(v.name for node in nodes for v in slot_values(node.inputs.get("scale")))
 
     @property
     def widths(self) -> np.ndarray:

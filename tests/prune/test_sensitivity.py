@@ -1,0 +1,185 @@
+"""Sensitivity against brute force, its state on disk, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from prune.matrix import captured, outputs, run_gated
+
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph.executor import PaddleExecutor
+from paddleseg_slim.metrics import SegmentationAccumulator
+from paddleseg_slim.prune.channels import find_groups
+from paddleseg_slim.prune.criteria import keep_best
+from paddleseg_slim.prune.curves import Curves, GroupCurve, draw
+from paddleseg_slim.prune.ranking import scores
+from paddleseg_slim.prune.sensitivity import Data, DivergenceCounts, analyse, weights_fingerprint
+from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
+
+CLASSES = 3
+RATIOS = (0.25, 0.5, 0.75)
+
+
+class Net(nn.Layer):
+    """Small, with a residual, a gate by another branch and a concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2D(3, 8, 3, padding=1), nn.BatchNorm2D(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2D(8, 8, 3, padding=1), nn.BatchNorm2D(8))
+        self.gate = nn.Conv2D(8, 8, 1)
+        self.side = nn.Conv2D(8, 4, 1)
+        self.head = nn.Conv2D(12, CLASSES, 1)
+
+    def forward(self, x: Any) -> list[Any]:
+        a = self.stem(x)
+        b = nn.functional.relu(self.body(a) + a)
+        b = b * nn.functional.sigmoid(self.gate(b.mean([2, 3], keepdim=True)))
+        return [self.head(paddle.concat([b, nn.functional.silu(self.side(a))], axis=1))]
+
+
+@pytest.fixture(scope="module")
+def groups() -> Any:
+    paddle.seed(3)
+    return find_groups(captured(Net()), 32)
+
+
+def images(count: int = 6) -> list[np.ndarray]:
+    return [np.random.default_rng(i).standard_normal((2, 3, 16, 16)).astype("float32") for i in range(count)]
+
+
+def data(groups: Any, count: int = 6, fail_at: int | None = None) -> Data:
+    """Labels are what the model predicts, a part of them changed: a trained model, with room to fall."""
+
+    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+        for number in range(start, count):
+            if number == fail_at:
+                raise KeyboardInterrupt
+            x = images(count)[number]
+            label = outputs(groups.model, x)[0].argmax(1)
+            label[:, :4] = 0
+            yield {"img": x, "label": label}
+
+    return Data(batches, count, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0])
+
+
+def test_equals_one_evaluation_for_each_point(groups: Any) -> None:
+    importance = scores(groups, "l1_norm")
+    curves = analyse(groups, importance, data(groups), PaddleExecutor(), ratios=RATIOS)
+    assert set(curves.groups) == {g.name for g in groups.groups} and len(curves.groups) == 2
+    source = data(groups)
+    for name, curve in curves.groups.items():
+        for kept, loss in zip(curve.kept, curve.losses):
+            alive = groups.keep({name: keep_best(importance[name], kept)})
+            metric = source.accumulator()
+            for batch in source.batches(0):
+                metric.update(run_gated(groups, alive, batch["img"])[0], batch)
+            expected = (curves.baseline - metric.result().score) / curves.baseline
+            assert loss == pytest.approx(expected, abs=1e-6)
+    assert any(max(c.losses) > 0.01 for c in curves.groups.values())
+
+
+def test_killed_and_resumed(groups: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddleseg_slim.prune.sensitivity._SAVE_EVERY_SECONDS", 0.0)
+    importance, state = scores(groups, "l1_norm"), tmp_path / "state.npz"
+    whole = analyse(groups, importance, data(groups), PaddleExecutor(), ratios=RATIOS)
+    with pytest.raises(KeyboardInterrupt):
+        analyse(groups, importance, data(groups, fail_at=4), PaddleExecutor(), ratios=RATIOS, state=state)
+    assert state.is_file()
+    seen: list[int] = []
+    again = analyse(
+        groups, importance, data(groups), PaddleExecutor(), ratios=RATIOS, state=state,
+        progress=lambda done, total: seen.append(done),
+    )  # fmt: skip
+    assert seen == [5, 6] and again == whole and not state.exists()
+
+
+def test_state_of_another_analysis_is_refused(groups: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddleseg_slim.prune.sensitivity._SAVE_EVERY_SECONDS", 0.0)
+    importance, state = scores(groups, "l1_norm"), tmp_path / "state.npz"
+
+    def run(weights: str, fail_at: int | None = None) -> None:
+        source = data(groups, fail_at=fail_at)
+        analyse(groups, importance, source, PaddleExecutor(), state=state, fingerprint={"weights": weights})
+
+    with pytest.raises(KeyboardInterrupt):
+        run("a", fail_at=2)
+    with pytest.raises(UserError, match="other weights"):
+        run("b")
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        run("a")
+
+
+def test_an_untrained_model_is_refused(groups: Any) -> None:
+    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+        random = np.random.default_rng(0)
+        for x in images(2)[start:]:
+            yield {"img": x, "label": random.integers(0, CLASSES, (2, 16, 16))}
+
+    chance = Data(batches, 2, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0])
+    with pytest.raises(UserError, match="not trained"):
+        analyse(groups, scores(groups, "l1_norm"), chance, PaddleExecutor(), ratios=RATIOS)
+
+
+def test_divergence_needs_no_labels(groups: Any) -> None:
+    free = Data(lambda s: iter([{"img": x} for x in images(2)[s:]]), 2, DivergenceCounts, lambda o: o[0])
+    curves = analyse(groups, scores(groups, "l1_norm"), free, PaddleExecutor(), ratios=RATIOS)
+    assert curves.baseline == 1.0
+    for curve in curves.groups.values():
+        assert min(curve.losses) >= 0 and max(curve.losses) > 0
+
+
+def test_gate_gradients_are_gradients(groups: Any) -> None:
+    """Against finite differences of the loss, with labels drawn in the same way."""
+    x = images(1)[0][:1]
+    gradients = gate_gradients(groups, [x], lambda o: o[0], seed=5)
+    logits = outputs(groups.model, x)[0]
+    labels = (logits + np.random.default_rng(5).gumbel(size=logits.shape)).argmax(1)
+
+    def loss(model_out: np.ndarray) -> float:
+        shifted = model_out.astype(np.float64) - model_out.max(1, keepdims=True)
+        log = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        return float(-np.take_along_axis(log, labels[:, None], 1).mean())
+
+    name = next(g.name for g in groups.groups if g.name.startswith("side"))
+    channel, step = 1, 0.02
+    from paddleseg_slim.graph.run import Plan
+    from paddleseg_slim.prune.gates import insert_gates
+
+    gated = insert_gates(groups)
+    plan = Plan(gated.graph)
+    tables = [(slot, {n: groups.model.tensor(n)}, n) for slot, n in plan.parameters]
+    ends = []
+    for sign in (-1, 1):
+        feeds = gated.feeds(groups.keep({}))
+        for gate in gated.of(name):
+            feeds[gate.value.name] += sign * step * (gate.components == groups.by_name[name].components[channel])
+        inputs = [paddle.to_tensor(x)] + [paddle.to_tensor(feeds[v.name]) for v in gated.graph.inputs[1:]]
+        ends.append(loss(plan.run(inputs, tables)[0].numpy()))
+    assert gradients[name][0, channel] == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=2e-2, abs=1e-5)
+    curves = taylor_curves(groups, gradients, scores(groups, "fisher", gradients))
+    assert set(curves.groups) == {g.name for g in groups.groups}
+
+
+def test_curves_survive_the_file_and_stale_ones_are_refused(groups: Any, tmp_path: Path) -> None:
+    curve = GroupCurve(8, [6, 4, 2], [0.02, -0.01, 0.4], list(range(8)))
+    kept, losses = curve.fitted()
+    assert kept.tolist() == [2, 4, 6, 8] and np.all(np.diff(losses) <= 0) and losses[-1] == 0 and losses.min() >= 0
+    assert curve.loss_at(np.array([1, 2, 3, 8])).tolist() == pytest.approx([0.5975, 0.4, 0.2025, 0.0], abs=0.02)
+    stamp = {"weights": weights_fingerprint(groups), "data": "d"}
+    curves = Curves("exact", "mIoU", 0.8, 10, {"a": curve}, stamp)
+    path = tmp_path / "sensitivities.json"
+    curves.write(path)
+    assert Curves.read(path) == curves
+    Curves.read(path).check(stamp, path)
+    with pytest.raises(UserError, match="other data"):
+        Curves.read(path).check({**stamp, "data": "e"}, path)
+    draw(curves, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
