@@ -51,6 +51,12 @@ def add_output(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is in --save_dir")
 
 
+def add_skip_bad(parser: argparse.ArgumentParser) -> None:
+    """``--skip_bad``."""
+    text = "leave samples that cannot be read out, and count them"
+    parser.add_argument("--skip-bad", "--skip_bad", action="store_true", help=text)
+
+
 def add_inference(parser: argparse.ArgumentParser, augment: str) -> None:
     """How to infer: ``--<augment>``, scales, flips, sliding window.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def find_pictures(path: str) -> list[tuple[Path, PurePath]]:
 
     Args:
         path: a picture, a folder (searched through) or a text file with a picture a line, relative to its folder;
-            what follows the first blank of a line (a label) is left out unless the whole line is a file.
+            the longest beginning of a line that is a file counts (a label may follow).
 
     Raises:
         UserError: there is no picture, or one of a list is missing.
@@ -121,9 +122,11 @@ def _listed(path: Path) -> list[tuple[Path, PurePath]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        entry = next((e for e in (line.strip(), line.split()[0]) if (path.parent / e).is_file()), None)
+        ends = [blank.start() for blank in re.finditer(r"\s+", line.strip())]  # names may have blanks themselves
+        candidates = [line.strip()[:end] for end in [None, *reversed(ends)]]
+        entry = next((item for item in candidates if (path.parent / item).is_file()), None)
         if entry is None:
-            raise UserError(f"{path}, line {number}: {line.split()[0]} does not exist.", "Correct the list.")
+            raise UserError(f"{path}, line {number}: {candidates[-1]} does not exist.", "Correct the list.")
         relative = PurePath(entry)
         outside = relative.is_absolute() or ".." in relative.parts
         pictures.append((path.parent / entry, PurePath(relative.name) if outside else relative))

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--use_ema", action="store_true", help="also keep an average of the weights")
     parser.add_argument("--early_stop_intervals", type=int, metavar="N", help="stop after N evaluations in vain")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="repeat the samples N times in an epoch")
+    arguments.add_skip_bad(parser)
     parser.add_argument("--to_static_training", action="store_true", help="train through paddle.jit.to_static")
     parser.add_argument("--use_multilabel", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--profiler_options", help=argparse.SUPPRESS)
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--resume_model and --model_path are both given.", "A resumed run has its own weights.")
     session = setup.start(args)
     from paddleseg_slim import config as configs
+    from paddleseg_slim.data.check import preflight
     from paddleseg_slim.tasks import build_task
 
     overrides = {key: getattr(args, key) for key in ("iters", "batch_size", "learning_rate")}
@@ -69,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
         early_stop_intervals=args.early_stop_intervals,
     )
     task = build_task(config)
+    preflight(task.train_dataset(), skip_bad=args.skip_bad)
+    if args.do_eval:
+        preflight(task.val_dataset(), skip_bad=args.skip_bad)
     dataset = setup.repeated(task.train_dataset(), args.repeats)
     resume = training.find_resume(args.resume_model, config, settings, len(dataset))
     goes_on = training.goes_on(resume, args.save_dir)
@@ -89,8 +94,6 @@ def _model(args: argparse.Namespace, task: Task, to_static: bool) -> paddle.nn.L
     import paddle
 
     paddle.seed(args.seed)  # initial weights
-    if args.do_eval:
-        task.val_dataset()  # what is wrong with it is said now, not after the first interval
     if args.model_path:
         model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
     else:

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_precision(parser)
     arguments.add_data_format(parser)
     arguments.add_inference(parser, "aug_eval")
+    arguments.add_skip_bad(parser)
     parser.add_argument("--auc_roc", action="store_true", help="also the area under the ROC curve")
     parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.at_least(args, batch_size=1, num_workers=0)
     setup.start(args)
     from paddleseg_slim import config as configs
+    from paddleseg_slim.data.check import preflight
     from paddleseg_slim.files import write_json
     from paddleseg_slim.tasks import build_task
     from paddleseg_slim.train.evaluate import evaluate, model_forward
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     settings = arguments.inference_settings(args, "aug_eval", config.test_config)
     settings["auc_roc"] = args.auc_roc or settings.get("auc_roc", False)
     dataset = getattr(task, f"{args.dataset}_dataset")()
+    preflight(dataset, skip_bad=args.skip_bad)
     model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
     forward = model_forward(model, autocast=args.amp_level if setup.precision(args) == "fp16" else None)
     metrics = evaluate(
