@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import os
 import shutil
@@ -21,7 +22,16 @@ from paddleseg_slim.files import atomic_folder
 _MAX_FILES = 2_000_000
 _MAX_RATIO = 200
 _BLOCK = 1 << 20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # an encrypted zip
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,10 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
                 yield [_zip_member(box, info) for info in box.infolist() if not info.is_dir()]
         else:
             with tarfile.open(archive) as tape:
-                yield [_tar_member(tape, info) for info in tape if not info.isdir()]
+                members = [_tar_member(tape, info) for info in tape if not info.isdir()]
+                while tape.fileobj is not None and tape.fileobj.read(_BLOCK):
+                    pass  # to the end, where compressed archives have their checksum
+                yield members
     except _DAMAGE as error:
         raise UserError(f"{archive} cannot be unpacked: {error}.", "Remove the file and download it again.") from error
 

@@ -117,7 +117,8 @@ def _look(dataset: VisionDataset, index: int) -> _Seen:
     if "label" in sample:
         found, counts = np.unique(sample["label"], return_counts=True)
         values = dict(zip(found.tolist(), counts.tolist()))
-    return _Seen(index, str(sample.get("name", index)), (width, height), values)
+    name = dataset.file_list[index][1] if isinstance(dataset, FileDataset) else sample.get("name")
+    return _Seen(index, str(name), (width, height), values)
 
 
 def _look_at_all(dataset: VisionDataset, indices: list[int], num_workers: int) -> Iterator[_Seen]:
@@ -189,7 +190,7 @@ def _label_problems(dataset: VisionDataset, seen: list[_Seen], pixels: Counter[i
     if labelled and not set(pixels) - {dataset.ignore_index}:
         cause = f"All {len(labelled)} labels are the ignored value {dataset.ignore_index} everywhere."
         return [Problem(cause, "Check ignore_index and the label files.", len(labelled))]
-    if set(pixels) == {0, 255} and dataset.ignore_index == 255 and dataset.num_classes > 1 and len(labelled) > 1:
+    if set(pixels) == {0, 255} and dataset.ignore_index == 255 and dataset.num_classes == 2 and len(labelled) > 1:
         cause = f"All {len(labelled)} labels hold 0 and the ignored value 255 only, so there is one class to learn."
         return [Problem(cause, hint, len(labelled))]
     return []

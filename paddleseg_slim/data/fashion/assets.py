@@ -6,6 +6,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -44,7 +45,7 @@ def _read(name: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _manifest() -> dict[str, dict]:
+def _manifest() -> dict[str, Any]:
     return json.loads((FOLDER / "assets.json").read_text(encoding="utf-8"))
 
 
@@ -88,15 +89,22 @@ def _halve(image: np.ndarray) -> np.ndarray:
     return ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) >> 2).astype(np.uint8)
 
 
+def _part(photo: np.ndarray, split: str) -> np.ndarray:
+    """The part of a photograph that belongs to a split: the left 60 % to train, the right 40 % in halves to the others."""
+    column, row = photo.shape[1] * 3 // 5, photo.shape[0] // 2
+    return {"train": photo[:, :column], "val": photo[:row, column:], "test": photo[row:, column:]}[split]
+
+
 @functools.lru_cache(maxsize=3)
 def backgrounds(split: str) -> list[list[np.ndarray]]:
     """Return the background photographs of a split: for each its pyramid, halved at every level.
 
-    A level is uint8 ``[H, W, 3]`` or, for a photograph in grey, ``[H, W, 1]``. No photograph is in two splits.
+    A level is uint8 ``[H, W, 3]`` or, for a photograph in grey, ``[H, W, 1]``. Every photograph serves all splits, each
+    with a part of its own, so that the splits are alike and yet no pixel is in two of them.
     """
     pyramids = []
-    for entry in _manifest()[split]["backgrounds"]:
-        pixels = _read(entry["file"])
+    for entry in _manifest()["backgrounds"]:
+        pixels = _part(_read(entry["file"]), split)
         levels = [pixels if pixels.ndim == 3 else pixels[:, :, None]]
         while min(levels[-1].shape[:2]) >= 64:
             levels.append(_halve(levels[-1]))

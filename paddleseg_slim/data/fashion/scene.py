@@ -8,6 +8,7 @@ NumPy keeps stable, unlike the methods of its generators.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ PAD = 2  # empty pixels around a garment, so that its edge can be interpolated
 KINDS = {"top": (0, 2, 4, 6), "trousers": (1,), "dress": (3,), "footwear": (5, 7, 9), "bag": (8,)}
 _KIND_OF_DRAW = ("top",) * 3 + ("trousers",) * 2 + ("dress",) * 2 + ("footwear",) * 3 + ("bag",) * 2
 
+_CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))
 _SINE = [round(math.sin(2 * math.pi * step / TURN) * 16384) for step in range(TURN)]
 
 
@@ -113,11 +115,12 @@ def _axis_samples(start: int, length: int, limit: int, count: int) -> tuple[np.n
 
 
 def _background(draws: _Draws, split: str, height: int, width: int) -> np.ndarray:
-    """Crop, scale, flip and tint one background photograph: uint8 ``[height, width, 3]``."""
+    """Crop, scale, flip and tint one background photograph and change the order of its channels: uint8 ``[height, width, 3]``."""
     photos = assets.backgrounds(split)
     pyramid = photos[draws.below(len(photos))]
     fraction, at_y, at_x = draws.between(96, 256), draws.below(65536), draws.below(65536)
-    flip, light = draws.below(2), draws.between(150, 290)
+    flip, upside_down, light = draws.below(2), draws.below(2), draws.between(150, 290)
+    channels = _CHANNEL_ORDERS[draws.below(6)]
     grey = pyramid[0].shape[2] == 1
     reach = 60 if grey else 25
     gains = [light * draws.between(256 - reach, 256 + reach) >> 8 for _ in range(3)]
@@ -131,11 +134,13 @@ def _background(draws: _Draws, split: str, height: int, width: int) -> np.ndarra
     x, fx = _axis_samples((photo.shape[1] - crop_w) * at_x >> 16, crop_w, photo.shape[1], width)
     if flip:
         x, fx = x[::-1], fx[::-1]
+    if upside_down:
+        y, fy = y[::-1], fy[::-1]
     fy, fx = fy[:, None, None], fx[None, :, None]
     rows = photo[y] * (16 - fy) + photo[y + 1] * fy  # at most 255 * 16
     pixels = (rows[:, x] * (16 - fx) + rows[:, x + 1] * fx) >> 8  # at most 255 * 256 before the shift
     curves = np.minimum((np.arange(256)[:, None] * gains) >> 8, 255).astype(np.uint8)
-    return np.stack([curves[:, c].take(pixels[:, :, 0 if grey else c]) for c in range(3)], axis=2)
+    return np.stack([curves[:, c].take(pixels[:, :, 0 if grey else channels[c]]) for c in range(3)], axis=2)
 
 
 def _centre(draws: _Draws, taken: list[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
