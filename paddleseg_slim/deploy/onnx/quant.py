@@ -1,0 +1,105 @@
+"""Quantizers: a ``slim.fake_quant`` node is a QuantizeLinear and a DequantizeLinear, on a parameter an int8 constant.
+
+The node means ``(clip(round_half_even(x / scale) + zero_point, qmin, qmax) - zero_point) * scale``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from paddleseg_slim.deploy.onnx.builder import Builder, writes
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import Node, Value
+
+FAKE_QUANT = "slim.fake_quant"
+_TYPES = (("int8", 13), ("uint8", 13), ("int16", 21), ("uint16", 21))
+
+
+def _integer_type(b: Builder, node: Node) -> str:
+    """The narrowest ONNX integer type that holds the range of a quantizer."""
+    low, high = int(node.attrs["qmin"]), int(node.attrs["qmax"])
+    for name, opset in _TYPES:
+        info = np.iinfo(name)
+        if info.min <= low and high <= info.max and b.opset >= opset:
+            return name
+    raise UserError(
+        f"Quantizer {node.name!r} has the range [{low}, {high}], for which opset {b.opset} has no type.",
+        "Quantize to 8 bits, or export with --opset 21.",
+    )
+
+
+def _parameters(b: Builder, node: Node) -> tuple[np.ndarray, np.ndarray]:
+    """Scale (float32) and zero point (integer), scalars or one a channel."""
+    scale = b.array(node.value("scale"))
+    point = node.inputs.get("zero_point")
+    zero = b.array(point) if isinstance(point, Value) else None
+    if scale is None or (isinstance(point, Value) and zero is None):
+        raise UserError(f"The scale of quantizer {node.name!r} is computed in the graph.", "Store it as a parameter.")
+    scale = scale.astype(np.float32)
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise UserError(f"The scale of quantizer {node.name!r} is not above 0.", "Calibrate the model on real images.")
+    if node.attrs.get("axis") is None:
+        scale = scale.reshape(())
+    zeros = np.zeros(scale.shape) if zero is None else np.broadcast_to(np.round(zero), scale.shape)
+    return scale, zeros.astype(_integer_type(b, node))
+
+
+def _axis(node: Node, scale: np.ndarray) -> int | None:
+    return int(node.attrs["axis"]) if scale.ndim else None
+
+
+@writes(FAKE_QUANT)
+def _fake_quant(b: Builder, node: Node) -> str:
+    scale, zero = _parameters(b, node)
+    source = node.value("x")
+    array = b.array(source)
+    axis = _axis(node, scale)
+    if array is not None:
+        return _constant(b, node, array, scale, zero)
+    low, high = int(node.attrs["qmin"]), int(node.attrs["qmax"])
+    info, x = np.iinfo(zero.dtype), b.ref(source)
+    if (low, high) != (info.min, info.max):
+        if scale.ndim:
+            raise UserError(
+                f"Quantizer {node.name!r} is per channel and narrower than {zero.dtype}.",
+                "Quantize activations per tensor.",
+            )
+        bounds = [b.scalar(float((bound - int(zero)) * scale)) for bound in (low, high)]
+        x = b.op("Clip", [x, *bounds], node)
+    constants = [b.constant(scale, b.unique(f"{node.name}.scale")), b.constant(zero, b.unique(f"{node.name}.zero"))]
+    integers = b.op("QuantizeLinear", [x, *constants], node, axis=axis)
+    return b.op("DequantizeLinear", [integers, *constants], node, last=True, axis=axis)
+
+
+def _constant(b: Builder, node: Node, array: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> str:
+    axis = _axis(node, scale)
+    spread = [1] * array.ndim
+    if axis is not None:
+        spread[axis] = -1
+    steps = np.round(array.astype(np.float32) / scale.reshape(spread)) + zero.reshape(spread).astype(np.float32)
+    integers = np.clip(steps, int(node.attrs["qmin"]), int(node.attrs["qmax"])).astype(zero.dtype)
+    inputs = [
+        b.constant(integers, b.unique(f"{node.value('x').name}.int")),
+        b.constant(scale, b.unique(f"{node.name}.scale")),
+        b.constant(zero, b.unique(f"{node.name}.zero")),
+    ]
+    return b.op("DequantizeLinear", inputs, node, last=True, axis=axis)
+
+
+def quantized_bias(b: Builder, node: Node, x: Value, filters: Value, bias: np.ndarray) -> str | None:
+    """Name of a bias stored as int32 steps of ``scale(x) * scale(filter)``; None when those are not quantized."""
+    if not all(value.producer is not None and value.producer.op == FAKE_QUANT for value in (x, filters)):
+        return None
+    producers: list[Any] = [x.producer, filters.producer]
+    scale_x, scale_w = (_parameters(b, producer)[0] for producer in producers)
+    scale = np.broadcast_to(scale_x * scale_w, bias.shape).astype(np.float32)
+    limit = np.iinfo(np.int32)
+    integers = np.clip(np.round(bias.astype(np.float64) / scale), limit.min, limit.max).astype(np.int32)
+    inputs = [
+        b.constant(integers, b.unique(f"{node.name}.bias.int")),
+        b.constant(scale, b.unique(f"{node.name}.bias.scale")),
+        b.constant(np.zeros(bias.shape, np.int32), b.unique(f"{node.name}.bias.zero")),
+    ]
+    return b.op("DequantizeLinear", inputs, node, axis=0)
