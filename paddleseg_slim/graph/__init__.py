@@ -11,6 +11,7 @@ from paddleseg_slim.graph.edit import (
 )
 from paddleseg_slim.graph.executor import Executor, PaddleExecutor, Runner
 from paddleseg_slim.graph.export import export_inference
+from paddleseg_slim.graph.fold import fold_batch_norm, fold_constants
 from paddleseg_slim.graph.ir import Graph, InvalidGraph, Node, Slot, Value, flatten, map_structure
 from paddleseg_slim.graph.layer import GraphLayer
 from paddleseg_slim.graph.load import load
@@ -40,6 +41,8 @@ __all__ = [
     "extract",
     "fix_size",
     "flatten",
+    "fold_batch_norm",
+    "fold_constants",
     "infer_shapes",
     "insert_node",
     "load",

@@ -17,7 +17,7 @@ from paddleseg_slim.errors import SlimError, UserError
 from paddleseg_slim.graph.edit import remove_dead_nodes
 from paddleseg_slim.graph.ir import Graph
 from paddleseg_slim.graph.layer import GraphLayer, output_tensors
-from paddleseg_slim.graph.trace import Tracer, prune_guards
+from paddleseg_slim.graph.trace import Tracer, plain_attributes, prune_guards
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _trace(
 ) -> Graph:
     """Trace one mode; parameters get their structured names, and ``tensors`` gains them."""
     try:
-        graph, stored = Tracer(layer, specs, shapes).trace()
+        graph, stored = Tracer(layer, specs, shapes, names.values()).trace()
     except SlimError:
         raise
     except Exception as error:  # whatever the model's own code raises on symbols
@@ -218,7 +218,8 @@ def _unchanged(layer: nn.Layer) -> Iterator[None]:
     saved = [tensor.clone() for tensor in fixed]
     random = paddle.get_rng_state()
     try:
-        yield
+        with plain_attributes(layer):
+            yield
     finally:
         paddle.set_rng_state(random)
         for item, training in modes:
@@ -239,8 +240,17 @@ def _verify(layer: nn.Layer, captured: GraphLayer, inputs: Sequence[Any], traini
         with _unchanged(layer), paddle.no_grad():
             item.train() if training else item.eval()
             paddle.seed(0)
-            outputs = [tensor.numpy() for tensor in output_tensors(item(*inputs))]
-            statistics = [t.numpy() for t in layer.parameters() if t.stop_gradient] if training else []
+            try:
+                outputs = [tensor.numpy() for tensor in output_tensors(item(*inputs))]
+            except SlimError:
+                raise
+            except Exception as error:
+                if item is layer:  # it runs in eval mode, so this is its own limit in train mode
+                    raise UserError(
+                        f"it does not run in train mode: {_reason(error)}", "Check the input size."
+                    ) from error
+                raise UserError(f"its graph does not run: {_reason(error)}", "Capture it at a fixed size.") from error
+            statistics = [t.numpy() for t in layer.state_dict().values() if t.stop_gradient] if training else []
             results.append(outputs + statistics)
     mode, sizes = "train" if training else "eval", [list(tensor.shape) for tensor in inputs]
     for expected, got in zip(*results):

@@ -81,6 +81,10 @@ class GraphLayer(nn.Layer):
         table, leaf = self._table(name)
         return table[leaf]
 
+    def has_tensor(self, name: str) -> bool:
+        """Whether a stored tensor has this name."""
+        return name in self._places
+
     def tensors(self) -> Iterator[tuple[str, Any]]:
         """Every stored tensor with its structured name, in the order of the source model."""
         for name in self._places:

@@ -104,6 +104,15 @@ def _run_arg(name: str) -> Callable[..., Any]:
     return run
 
 
+def _run_assign_value(shape: Any, dtype: Any, values: Any) -> Any:
+    """A constant tensor; Paddle's own op fills a tensor in place."""
+    import numpy as np
+    import paddle
+
+    name = str(getattr(dtype, "name", dtype)).lower()
+    return paddle.assign(np.array(values, np.float32 if name == "bfloat16" else name).reshape(shape)).astype(name)
+
+
 for _op in ("conv2d", "depthwise_conv2d", "conv3d"):
     register_op(OpRow(_op, macs=_conv_macs))
 for _op in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):
@@ -114,3 +123,4 @@ register_op(OpRow("addmm", macs=_addmm_macs))
 register_op(OpRow("deformable_conv", macs=_deformable_macs))
 for _op in ("argmax", "argmin"):
     register_op(OpRow(_op, run=_run_arg(_op)))
+register_op(OpRow("assign_value", run=_run_assign_value))

@@ -8,7 +8,7 @@ from paddleseg_slim.graph.dispatch import INTS, SCALAR, declared_arguments
 from paddleseg_slim.graph.edit import remove_dead_nodes
 from paddleseg_slim.graph.host import as_integer_list, as_integers, as_scalar, host_nodes
 from paddleseg_slim.graph.ir import Graph, Node, Slot, Value, map_structure, slot_values
-from paddleseg_slim.graph.shapes import infer_shapes
+from paddleseg_slim.graph.shapes import infer_shapes, sized
 
 
 def extract(graph: Graph, inputs: Iterable[Value], outputs: Iterable[Value]) -> Graph:
@@ -101,6 +101,8 @@ def fix_size(graph: Graph, inputs: Sequence[Sequence[int]]) -> Graph:
     check_guards([(value, expected, shapes.host_value(value)) for value, expected in copy.guards], inputs)
     copy.guards = []
     for node in copy.nodes:
+        known = sized(node, shapes.host)
+        node.inputs, node.attrs = known.inputs, known.attrs
         kinds = dict(declared_arguments(node.op) or ())
         for argument, slot in list(node.inputs.items()):
             values = slot_values(slot)

@@ -50,30 +50,37 @@ class ProgramReader:
         self._name_node = name_node
         self._values: dict[int, Any] = {}
         self._constants: dict[Value, tuple[Any]] = {}
-        self._read = 0
+        self._known: dict[int, Node | None] = {}
 
     def read(self) -> Graph:
         """Read the operations that were added since the last call."""
-        block = self.program.global_block()
-        if block.num_ops() < self._read:
-            raise RuntimeError("operations of a program under capture were removed")
-        operations = block.ops
-        for operation in operations[self._read :]:
-            self._operation(operation)
-        self._read = len(operations)
+        operations = self.program.global_block().ops
+        self.graph.nodes = []
+        for stores in (True, False):  # a parameter may be declared behind its first use
+            for operation in operations:
+                if (operation.name() == "builtin.parameter") is stores:
+                    self._once(operation)
         self.graph.touch()
         return self.graph
+
+    def _once(self, operation: Any) -> None:
+        key = operation.id()
+        if key not in self._known:
+            self._known[key] = self._operation(operation)
+        node = self._known[key]
+        if node is not None:
+            self.graph.nodes.append(node)
 
     def value(self, pir_value: Any) -> Any:
         """The value (or list of values) of a PIR value that was read."""
         return self._values[pir_value.id]
 
-    def _operation(self, operation: Any) -> None:
+    def _operation(self, operation: Any) -> Node | None:
         name = operation.name()
         if name in ("pd_op.fetch", "builtin.shadow_output"):
             self.fetched.append(self._values[operation.operands_source()[0].id])
         if name in SKIPPED:
-            return
+            return None
         if operation.num_regions():
             raise UserError(
                 f"The model has control flow that depends on data ({name}), which a graph cannot hold.",
@@ -96,9 +103,10 @@ class ProgramReader:
             index = operation.attrs()["index"]
             self._values[results[0].id] = self._values[operation.operands_source()[0].id][index]
         else:
-            self._node(operation, name, results)
+            return self._node(operation, name, results)
+        return None
 
-    def _node(self, operation: Any, name: str, results: list[Any]) -> None:
+    def _node(self, operation: Any, name: str, results: list[Any]) -> Node:
         if not name.startswith(_DIALECTS):
             raise UserError(f"The program has an operation of an unknown kind: {name}.", "Export the model again.")
         op = plain_name(name.split(".", 1)[1])
@@ -118,11 +126,13 @@ class ProgramReader:
                 node.attrs[attribute] = value
         node.layer, node.name = self._name_node(operation, op)
         self._outputs(operation, node, results)
+        if op == "assign_value":  # filled in place: what was there before does not matter
+            node.inputs.clear()
         if op in ("full", "full_int_array", "assign_value") and not node.inputs:
             held = node.attrs.get("value", node.attrs.get("values"))
             integral = node.out.dtype.startswith(("int", "uint"))
             self._constants[node.out] = (map_structure(int, held) if integral else held,)
-        self.graph.nodes.append(node)
+        return node
 
     def _as_constant(self, slot: Any, kind: str) -> tuple[Any] | None:
         """The Python constant for an integer or number argument, when no input decides it."""

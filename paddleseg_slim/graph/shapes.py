@@ -12,7 +12,7 @@ from paddleseg_slim import compat
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.dispatch import INTS, SCALAR, Call, call_of, constant_argument, result_values
 from paddleseg_slim.graph.host import as_integers, as_scalar, is_host, run_host
-from paddleseg_slim.graph.ir import Graph, Node, Value
+from paddleseg_slim.graph.ir import Graph, Node, Value, slot_values
 
 
 class DataDependent(UserError):
@@ -96,8 +96,8 @@ class ShapeRun:
             if -1 not in shape:
                 self.host[node.out] = run_host(node, self.host.__getitem__, self.shape)
                 return
-        call = call_of(node)
-        for value, result in result_values(node, build(node, call, self._argument)):
+        node = sized(node, self.host)
+        for value, result in result_values(node, build(node, call_of(node), self._argument)):
             self._meta[value] = result
 
     def _argument(self, value: Value, kind: str) -> Any:
@@ -105,8 +105,37 @@ class ShapeRun:
             if kind in (INTS, SCALAR):
                 return as_scalar(self.host[value]) if kind == SCALAR else as_integers(self.host[value])
             if value not in self._meta:
-                self._meta[value] = paddle.assign(self.host[value])
+                self._meta[value] = _as_meta(self.host[value])
         return self._meta[value]
+
+
+def _as_meta(array: np.ndarray) -> Any:
+    """A constant of the program; Paddle's inference looks into ``full`` only."""
+    if array.size == 1:
+        return paddle.full(list(array.shape), array.reshape(-1)[0].item(), str(array.dtype))
+    return paddle.assign(array)
+
+
+_RESIZE_OPS = frozenset({"bilinear_interp", "nearest_interp", "bicubic_interp", "linear_interp", "trilinear_interp"})
+
+
+def sized(node: Node, host: Mapping[Value, np.ndarray]) -> Node:
+    """``node`` with the size it resizes to as constants, where it reads known integers from a tensor.
+
+    Returns:
+        a node with the same outputs; ``node`` itself when there is nothing to change.
+    """
+    if node.op not in _RESIZE_OPS:
+        return node
+    given = next(
+        (slot_values(node.inputs.get(name)) for name in ("size_tensor", "out_size") if node.inputs.get(name)), []
+    )
+    if not given or any(value not in host for value in given):
+        return node
+    sizes = [int(size) for value in given for size in host[value].reshape(-1)]
+    names = ("out_d", "out_h", "out_w")[-len(sizes) :] if len(sizes) > 1 else ("out_w",)
+    inputs = {**node.inputs, "size_tensor": None, "out_size": None}
+    return Node(node.name, node.op, inputs, {**node.attrs, **dict(zip(names, sizes))}, node.outputs, node.layer)
 
 
 def build(node: Node, call: Call, argument: Any) -> Any:

@@ -8,9 +8,10 @@ example size and kept as a guard of the graph.
 from __future__ import annotations
 
 import bisect
+import copy
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +25,9 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.ir import Graph, Value
 from paddleseg_slim.graph.pir import ProgramReader
 from paddleseg_slim.graph.shapes import DataDependent, ShapeRun
+
+_UNAWARE = frozenset({"_unpool_output_size"})
+"""Functions of Paddle that compute with -1 as if it were a size."""
 
 
 def _is_model_code(module: str) -> bool:
@@ -45,7 +49,7 @@ def _caller_line() -> str:
 class _Names:
     """Identity of a node: the path of the layer that called the op, the op, and how many came before it there."""
 
-    def __init__(self, layer: nn.Layer) -> None:
+    def __init__(self, layer: nn.Layer, taken: Iterable[str]) -> None:
         self.paths = {id(item): path for path, item in layer.named_sublayers(include_self=True)}
         self._leaves = {id(item) for item in layer.sublayers(include_self=True) if not item._sub_layers}
         self._own = {path: bool(item._parameters) for path, item in layer.named_sublayers(include_self=True)}
@@ -55,7 +59,7 @@ class _Names:
         self._owners: list[str] = []
         self._counts: Counter[tuple[str, str]] = Counter()
         self._main: set[str] = set()
-        self._taken: set[str] = set()
+        self._taken = set(taken)
 
     def enter(self, layer: nn.Layer, next_id: int) -> None:
         self._stack.append(self.paths.get(id(layer), self._stack[-1]))
@@ -106,14 +110,18 @@ class Tracer:
         layer: what is traced.
         specs: `paddle.static.InputSpec` of the inputs.
         example: example shapes of the inputs, at which Python decisions on shapes are answered.
+        taken: names that no node may have: those of the stored tensors.
     """
 
-    def __init__(self, layer: nn.Layer, specs: Sequence[Any], example: Sequence[tuple[int, ...]]) -> None:
+    def __init__(
+        self, layer: nn.Layer, specs: Sequence[Any], example: Sequence[tuple[int, ...]], taken: Iterable[str]
+    ) -> None:
         self._layer = layer
         self._specs = specs
         self._example = [tuple(shape) for shape in example]
         self._program = paddle.static.Program()
-        self._names = _Names(layer)
+        self._inputs = [spec.name or f"x{index}" for index, spec in enumerate(specs)]
+        self._names = _Names(layer, [*self._inputs, *taken])
         self._reader = ProgramReader(self._program, self._names.name)
         self._shape_cache: dict[tuple[int, int], Any] = {}
         self._kept: list[Any] = []
@@ -136,10 +144,10 @@ class Tracer:
             "__index__": lambda value: int(self._decide(value)),
             "__float__": lambda value: float(self._decide(value)),
         }
-        with _plain_attributes(self._layer), compat.tracing(self._program, **methods) as tensors, self._hooks():
+        with plain_attributes(self._layer), compat.tracing(self._program, **methods) as tensors, self._hooks():
             inputs = [
-                paddle.static.data(spec.name or f"x{index}", list(spec.shape), compat.dtype_name(spec.dtype))
-                for index, spec in enumerate(self._specs)
+                compat.placeholder(name, spec.shape, compat.dtype_name(spec.dtype))
+                for name, spec in zip(self._inputs, self._specs)
             ]
             outputs = self._layer(*inputs)
         graph = self._reader.read()
@@ -180,12 +188,23 @@ class Tracer:
             finally:
                 names.leave(next_id())
 
-        with patch.object(nn.Layer, "__call__", call):
+        def assign(layer: nn.Layer, name: str, value: Any) -> None:
+            if not isinstance(value, compat.PirValue):
+                return original_assign(layer, name, value)
+            for table in (layer._parameters, layer._buffers):  # Paddle would write into the tensor that stood there
+                table.pop(name, None)
+            object.__setattr__(layer, name, value)
+            return None
+
+        original_assign = nn.Layer.__setattr__
+        with patch.object(nn.Layer, "__call__", call), patch.object(nn.Layer, "__setattr__", assign):
             yield
 
     def _shape(self, value: Any) -> Any:
         sizes = compat.pir_shape(value)
-        if -1 not in sizes or not _is_model_code(sys._getframe(1).f_globals.get("__name__", "")):
+        caller = sys._getframe(1)
+        aware = not _is_model_code(caller.f_globals.get("__name__", "")) and caller.f_code.co_name not in _UNAWARE
+        if -1 not in sizes or aware:
             return list(sizes)
         return [self._size(value, axis) if size < 0 else size for axis, size in enumerate(sizes)]
 
@@ -212,16 +231,25 @@ class Tracer:
         return plain[0] if isinstance(plain, list) and len(plain) == 1 else plain
 
 
+_TABLES = ("_parameters", "_buffers", "_sub_layers", "_non_persistable_buffer_names_set")
+
+
 @contextmanager
-def _plain_attributes(layer: nn.Layer) -> Iterator[None]:
+def plain_attributes(layer: nn.Layer) -> Iterator[None]:
     """Take back what the forward pass stores on layers (``self.last = x``): those would be dead symbols."""
-    saved = [(item, dict(item.__dict__)) for item in layer.sublayers(include_self=True)]
+    saved = [
+        (item, dict(item.__dict__), {name: copy.copy(item.__dict__[name]) for name in _TABLES})
+        for item in layer.sublayers(include_self=True)
+    ]
     try:
         yield
     finally:
-        for item, attributes in saved:
+        for item, attributes, tables in saved:
             item.__dict__.clear()
             item.__dict__.update(attributes)
+            for name, table in tables.items():
+                item.__dict__[name].clear()
+                item.__dict__[name].update(table)
 
 
 def prune_guards(graph: Graph) -> None:

@@ -1,0 +1,119 @@
+"""Small networks that between them hold what segmentation models are made of, and inputs for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+from paddle.static import InputSpec
+
+SPEC = [InputSpec([None, 3, None, None], "float32", "x")]
+
+
+class ConvBN(nn.Layer):
+    def __init__(self, cin: int, cout: int, stride: int = 1, groups: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(cin, cout, 3, stride, 1, groups=groups, bias_attr=None if bias else False)
+        self.bn = nn.BatchNorm2D(cout)
+
+    def forward(self, x: Any) -> Any:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class TinySeg(nn.Layer):
+    """Stem, depthwise block, pyramid pooling, attention, resize by shape, an auxiliary head in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvBN(3, 8, 2)
+        self.block = nn.Sequential(ConvBN(8, 8, groups=8, bias=False), ConvBN(8, 12, 2))
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2D(1), nn.Conv2D(12, 12, 1), nn.Sigmoid())
+        self.head = nn.Conv2D(20, 4, 1)
+        self.aux = nn.Conv2D(8, 4, 1)
+        self.drop = nn.Dropout2D(0.3)
+
+    def forward(self, x: Any) -> Any:
+        low = self.stem(x)
+        deep = self.block(low)
+        deep = deep * self.gate(deep)
+        up = F.interpolate(deep, size=low.shape[2:], mode="bilinear", align_corners=False)
+        logits = self.head(self.drop(paddle.concat([low, up], axis=1)))
+        logits = F.interpolate(logits, size=[x.shape[2], x.shape[3]], mode="bilinear")
+        return {"logits": logits, "extra": (self.aux(low), None)} if self.training else {"logits": logits, "extra": ()}
+
+
+class TinyAttention(nn.Layer):
+    """Patches, layer norm, multi-head attention, GELU, stochastic depth, tokens back to an image."""
+
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.patch = nn.Conv2D(3, width, 8, 8)
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.heads = heads
+
+    def forward(self, x: Any) -> Any:
+        x = self.patch(x)
+        n, c, h, w = x.shape
+        tokens = x.flatten(2).transpose([0, 2, 1])
+        qkv = self.qkv(self.norm(tokens)).reshape([n, h * w, 3, self.heads, c // self.heads])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
+        weights = F.softmax(q @ k.transpose([0, 1, 3, 2]) * (c // self.heads) ** -0.5, axis=-1)
+        mixed = (weights @ v).transpose([0, 2, 1, 3]).reshape([n, h * w, c])
+        if self.training:
+            keep = (paddle.rand([n, 1, 1]) < 0.8).astype("float32")
+            mixed = mixed / 0.8 * keep
+        tokens = tokens + mixed
+        return (tokens + self.mlp(tokens)).transpose([0, 2, 1]).reshape([n, c, h, w])
+
+
+class TinyDecoder(nn.Layer):
+    """Unpooling by indices, transposed convolution, pixel shuffle, padding, slices, channel shuffle, argmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 8, 3, padding=1)
+        self.pool = nn.MaxPool2D(2, 2, return_mask=True)
+        self.unpool = nn.MaxUnPool2D(2, 2)
+        self.up = nn.Conv2DTranspose(8, 8, 4, 2, 1, groups=2)
+        self.prelu = nn.PReLU(8)
+        self.norm = nn.GroupNorm(2, 8)
+
+    def forward(self, x: Any) -> Any:
+        x = F.hardswish(self.conv(x))
+        small, mask = self.pool(x)
+        same = self.unpool(small, mask)
+        big = self.norm(self.prelu(self.up(small)))
+        left, right = paddle.split(big, 2, axis=1)
+        n, c, h, w = big.shape
+        shuffled = big.reshape([n, 2, c // 2, h, w]).transpose([0, 2, 1, 3, 4]).reshape([n, c, h, w])
+        padded = F.pad(same[:, :4], [1, 1, 0, 2], mode="reflect")[:, ::2, :-2, 1:-1]
+        mix = paddle.concat([left * right, shuffled[:, 1:5], padded], axis=1)
+        spatial = paddle.concat([mix.mean(1, keepdim=True), mix.max(1, keepdim=True)], 1)
+        return [F.pixel_shuffle(mix[:, :8], 2), spatial, paddle.argmax(big, axis=1)]
+
+
+class TwoInputs(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 4), nn.Linear(3, 4)
+
+    def forward(self, x: Any, y: Any) -> Any:
+        return self.a(x) * F.sigmoid(self.b(y))
+
+
+TINY = {"seg": TinySeg, "attention": TinyAttention, "decoder": TinyDecoder}
+
+
+def image(batch: int = 2, height: int = 64, width: int = 96, seed: int = 0) -> Any:
+    data = np.random.default_rng(seed).standard_normal((batch, 3, height, width))
+    return paddle.to_tensor(data.astype("float32"))
+
+
+def seeded(factory: Any, seed: int = 1) -> Any:
+    paddle.seed(seed)
+    return factory()

@@ -1,0 +1,296 @@
+"""A captured model is the model: outputs, gradients, statistics, structure, names."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from graph_nets import SPEC, TINY, TinyAttention, TinySeg, TwoInputs, image, seeded
+from paddle import nn
+from paddle.static import InputSpec
+
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import capture, flatten
+from paddleseg_slim.models.zoo import ZOO, build
+
+VISION = {
+    "resnet18": None,
+    "shufflenet_v2_x0_25": None,
+    "mobilenet_v1": None,
+    "mobilenet_v2": None,
+    "mobilenet_v3_small": None,
+    "squeezenet1_0": None,
+    "densenet121": None,
+    "resnext50_32x4d": None,
+    "vgg11": 224,
+    "alexnet": 224,
+    "googlenet": 224,
+    "inception_v3": 299,
+}
+
+
+def tensors(structure: Any) -> list[Any]:
+    return [leaf for leaf in flatten(structure) if isinstance(leaf, paddle.Tensor)]
+
+
+def run_both(net: nn.Layer, graph: Any, inputs: list[Any], steps: int) -> list[list[list[np.ndarray]]]:
+    """Outputs, gradients and state of `steps` SGD steps, then of evaluation, from the same start, by each."""
+    start = {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}
+    results = []
+    for model in (net, graph):
+        net.set_state_dict(start)
+        paddle.seed(7)
+        optimizer = paddle.optimizer.Momentum(0.01, parameters=model.parameters())
+        seen: list[list[np.ndarray]] = []
+        model.train()
+        for _ in range(steps):
+            outputs = tensors(model(*inputs))
+            sum(out.square().mean() for out in outputs if not out.stop_gradient).backward()
+            gradients = {p.name: p.grad.numpy() for p in net.parameters() if p.grad is not None}
+            seen.append([out.numpy() for out in outputs] + [gradients[name] for name in sorted(gradients)])
+            optimizer.step()
+            optimizer.clear_grad()
+        model.eval()
+        with paddle.no_grad():
+            seen.append([out.numpy() for out in tensors(model(*inputs))])
+        seen.append([tensor.numpy().copy() for tensor in net.state_dict().values()])
+        results.append(seen)
+    net.set_state_dict(start)
+    return results
+
+
+def assert_same(net: nn.Layer, graph: Any, inputs: list[Any], steps: int = 2) -> None:
+    expected, got = run_both(net, graph, inputs, steps)
+    for first, second in zip(expected, got):
+        assert len(first) == len(second)
+        for a, b in zip(first, second):
+            np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_nets_train_and_evaluate_the_same(name: str) -> None:
+    net = seeded(TINY[name])
+    graph = capture(net, SPEC)
+    assert graph.origin == "dynamic"
+    assert_same(net, graph, [image(2, 80, 112)], steps=3)
+    assert list(graph.state_dict()) == list(net.state_dict())
+    graph.train_graph.check(), graph.eval_graph.check()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_25"])
+def test_vision_models(name: str) -> None:
+    net = seeded(lambda: getattr(paddle.vision.models, name)(num_classes=7))
+    assert_same(net, capture(net, SPEC, verify=False), [image(2, 64, 96)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VISION)
+def test_all_vision_models(name: str) -> None:
+    size = VISION[name]
+    options = {"with_pool": True} if name == "squeezenet1_0" else {}
+    net = seeded(lambda: getattr(paddle.vision.models, name)(num_classes=7, **options))
+    spec = [InputSpec([None, 3, size, size], "float32", "x")]
+    assert_same(net, capture(net, spec), [image(2, size or 64, size or 96)], steps=10)
+
+
+def test_lenet_has_one_channel() -> None:
+    net = seeded(paddle.vision.models.LeNet)
+    graph = capture(net, [InputSpec([None, 1, 28, 28], "float32", "x")])
+    assert_same(net, graph, [paddle.rand([3, 1, 28, 28])])
+
+
+@pytest.mark.parametrize("name", ["fast_scnn", pytest.param("bisenetv2", marks=pytest.mark.slow)])
+def test_zoo_model(name: str) -> None:
+    net = seeded(lambda: build(name, 5))
+    assert_same(net, capture(net, SPEC, verify=False), [image(2, 64, 96)], steps=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_all_zoo_models(name: str) -> None:
+    net = seeded(lambda: build(name, 5))
+    assert_same(net, capture(net, SPEC), [image(2, 128, 160)], steps=10)
+
+
+def test_structure_and_names() -> None:
+    graph = capture(seeded(TinySeg), SPEC, verify=False)
+    graph.train()
+    outputs = graph(image())
+    assert set(outputs) == {"logits", "extra"}
+    assert isinstance(outputs["extra"], tuple) and outputs["extra"][1] is None
+    graph.eval()
+    assert graph(image())["extra"] == ()
+    train, evaluation = ({node.name: node.op for node in g.nodes} for g in graph.graphs)
+    assert train["stem.conv"] == "conv2d" and train["block.0.bn"] == "batch_norm"
+    assert train["block.1.conv/add"] == "add" and train["concat"] == "concat"
+    assert train["aux"] == "conv2d" and "aux" not in evaluation
+    assert all(train[name] == op for name, op in evaluation.items())
+    again = capture(seeded(TinySeg), SPEC, verify=False)
+    assert [node.name for node in again.train_graph.nodes] == list(train)
+
+
+def test_several_inputs_and_wrong_number() -> None:
+    net = seeded(TwoInputs)
+    graph = capture(net, [InputSpec([None, 6], "float32", "a"), InputSpec([None, 3], "float32", "b")])
+    assert_same(net, graph, [paddle.rand([4, 6]), paddle.rand([4, 3])])
+    with pytest.raises(UserError, match="takes 2 inputs"):
+        graph(paddle.rand([4, 6]))
+
+
+def test_capture_leaves_the_layer_alone() -> None:
+    net = seeded(TinySeg)
+    net.eval()
+    net.aux.train()
+    state = {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}
+    paddle.seed(5)
+    expected = paddle.rand([1]).item()
+    paddle.seed(5)
+    graph = capture(net, SPEC)
+    assert paddle.rand([1]).item() == expected
+    assert not net.training and net.aux.training and not graph.training
+    assert all(np.array_equal(tensor.numpy(), state[name]) for name, tensor in net.state_dict().items())
+    assert graph.tensor("stem.conv.weight") is net.stem.conv.weight
+
+
+def test_a_sublayer_is_replaced_in_place() -> None:
+    net = seeded(TinySeg)
+    net.eval()
+    before = net(image())["logits"].numpy()
+    names = list(net.state_dict())
+    net.block = capture(net.block, [InputSpec([None, 8, None, None], "float32", "x")])
+    net.eval()
+    assert np.array_equal(net(image())["logits"].numpy(), before)
+    assert list(net.state_dict()) == names
+
+
+def test_deepcopy_and_pickle() -> None:
+    graph = capture(seeded(TinySeg), SPEC, verify=False)
+    graph.eval()
+    expected = graph(image())["logits"].numpy()
+    twin = copy.deepcopy(graph)
+    twin.set_tensor("head.bias", np.full(4, 9.0))
+    assert np.array_equal(graph(image())["logits"].numpy(), expected)
+    assert not np.array_equal(twin(image())["logits"].numpy(), expected)
+    again = pickle.loads(pickle.dumps(graph.eval_graph))
+    again.check()
+    assert [repr(node) for node in again.nodes] == [repr(node) for node in graph.eval_graph.nodes]
+
+
+class Branches(nn.Layer):
+    """Decides by the shape of a feature, as many models assert or pad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 4, 3, 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        y = self.conv(x)
+        assert y.shape[1] == 4 and y.shape[2] > 4
+        if y.shape[3] % 2 != 0:
+            y = F.pad(y, [0, 1, 0, 0])
+        return y * 2 if y.shape[2] > 1000 else y
+
+
+def test_a_decision_on_a_shape_becomes_a_guard() -> None:
+    net = seeded(Branches)
+    graph = capture(net, SPEC)
+    assert graph.eval_graph.guards
+    assert_same(net, graph, [image(2, 72, 64)])
+    with pytest.raises(UserError, match="another path"):
+        graph(image(2, 64, 70))
+
+
+class DataDecision(nn.Layer):
+    def forward(self, x: Any) -> Any:
+        if x.mean() > 0:
+            return x * 2
+        return x
+
+
+def test_a_decision_on_data_is_refused_with_its_line() -> None:
+    with pytest.raises(UserError, match=r"test_capture\.py:\d+"):
+        capture(DataDecision(), SPEC)
+    assert_same(*(lambda net: (net, capture(net, SPEC)))(seeded(TinyAttention)), [image()], 1)  # and the next works
+
+
+class LostInPlace(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        y = self.conv(x)
+        F.relu_(y)
+        return y
+
+
+def test_verification_finds_a_lost_in_place_call() -> None:
+    with pytest.raises(UserError, match="differs from the layer"):
+        capture(LostInPlace(), SPEC)
+
+
+class BakedSize(nn.Layer):
+    """Right only at the size it was traced at."""
+
+    def forward(self, x: Any) -> Any:
+        return x.reshape([-1, 3, int(x.shape[2]) * int(x.shape[3])])
+
+
+def test_fixed_size_is_the_way_out(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match="cannot be captured"):
+        capture(BakedSize(), SPEC)
+    graph = capture(BakedSize(), SPEC, fixed_size=(32, 48))
+    assert graph.origin == "fixed" and "fixed size" in caplog.text
+    assert graph(image(2, 32, 48)).shape == [2, 3, 32 * 48]
+
+
+class Odd(nn.Layer):
+    """Tied weights, a tensor kept as a plain attribute, a symbol left on the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.offset = paddle.to_tensor([1.0, 2.0, 3.0, 4.0])
+        self.shared = self.first
+        self.last = None
+
+    def forward(self, x: Any) -> Any:
+        self.last = self.first(x) + self.offset
+        return self.shared(self.second(self.last))
+
+
+def test_tied_weights_plain_tensors_and_left_symbols() -> None:
+    net = seeded(Odd)
+    graph = capture(net, [InputSpec([None, 4], "float32", "x")])
+    assert net.last is None
+    net(paddle.rand([1, 4]))  # now a real tensor stands there
+    graph = capture(net, [InputSpec([None, 4], "float32", "x")])
+    assert "last" not in graph.train_graph.parameters
+    assert list(graph.state_dict()) == list(net.state_dict())
+    assert "offset" in graph.eval_graph.parameters
+    assert_same(net, graph, [paddle.rand([3, 4])])
+
+
+def test_amp_runs_the_graph() -> None:
+    net = seeded(TinySeg)
+    graph = capture(net, SPEC, verify=False)
+    net.eval(), graph.eval()
+    with paddle.amp.auto_cast(level="O1", dtype="bfloat16"):
+        expected, got = net(image())["logits"], graph(image())["logits"]
+    np.testing.assert_allclose(got.astype("float32").numpy(), expected.astype("float32").numpy(), atol=1e-2)
+
+
+@pytest.mark.peer
+def test_a_model_of_paddleseg() -> None:
+    import peers
+
+    models, backbones = peers.paddleseg(), peers.paddleseg("paddleseg.models.backbones")
+    net = seeded(lambda: models.PPLiteSeg(5, backbones.STDC1()))
+    assert_same(net, capture(net, SPEC, verify=False), [image(2, 128, 128)], steps=1)
