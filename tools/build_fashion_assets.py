@@ -25,11 +25,18 @@ OUTPUT = Path(__file__).resolve().parents[1] / "paddleseg_slim" / "data" / "asse
 COLUMNS = 50
 # split -> (IDX file prefix, first garment of a class, garments per class)
 GARMENTS = {"train": ("train", 0, 600), "val": ("train", 600, 100), "test": ("t10k", 0, 100)}
-# split -> {file that scikit-image ships: how many times its size is halved (2x2 mean)}
+# file that scikit-image ships -> how many times its size is halved (2x2 mean)
 BACKGROUNDS = {
-    "train": {"astronaut.png": 0, "brick.png": 0, "chelsea.png": 0, "coffee.png": 0, "grass.png": 0},
-    "val": {"gravel.png": 0, "rocket.jpg": 0},
-    "test": {"camera.png": 0, "clock_motion.png": 0, "hubble_deep_field.jpg": 1},
+    "astronaut.png": 0,
+    "brick.png": 0,
+    "camera.png": 0,
+    "chelsea.png": 0,
+    "clock_motion.png": 0,
+    "coffee.png": 0,
+    "grass.png": 0,
+    "gravel.png": 0,
+    "hubble_deep_field.jpg": 1,
+    "rocket.jpg": 0,
 }
 
 
@@ -72,16 +79,17 @@ def main() -> None:
     args = parser.parse_args()
     OUTPUT.mkdir(parents=True, exist_ok=True)
     photos = Path(skimage.__file__).parent / "data"
-    manifest: dict[str, dict[str, object]] = {}
+    manifest: dict[str, object] = {}
     for split, (prefix, first, per_class) in GARMENTS.items():
-        rows = []
-        for name, halvings in BACKGROUNDS[split].items():
-            pixels = np.asarray(Image.open(photos / name))
-            for _ in range(halvings):
-                pixels = halve(pixels)
-            rows.append(save(pixels, f"background_{Path(name).stem}.png"))
         sheet = save(atlas(garments(args.fashion_mnist, prefix, first, per_class)), f"garments_{split}.png")
-        manifest[split] = {"garments": sheet, "per_class": per_class, "backgrounds": rows}
+        manifest[split] = {"garments": sheet, "per_class": per_class}
+    rows = []
+    for name, halvings in BACKGROUNDS.items():
+        pixels = np.asarray(Image.open(photos / name))
+        for _ in range(halvings):
+            pixels = halve(pixels)
+        rows.append(save(pixels, f"background_{Path(name).stem}.png"))
+    manifest["backgrounds"] = rows
     (OUTPUT / "assets.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

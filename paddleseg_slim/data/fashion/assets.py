@@ -90,7 +90,7 @@ def _halve(image: np.ndarray) -> np.ndarray:
 
 
 def _part(photo: np.ndarray, split: str) -> np.ndarray:
-    """The part of a photograph that belongs to a split: the left 60 % to train, the right 40 % in halves to the others."""
+    """The part of a photograph that belongs to a split: the left 60 % to train, halves of the rest to the others."""
     column, row = photo.shape[1] * 3 // 5, photo.shape[0] // 2
     return {"train": photo[:, :column], "val": photo[:row, column:], "test": photo[row:, column:]}[split]
 

@@ -18,7 +18,7 @@ from paddleseg_slim.data.fashion import assets
 
 CANVAS = 128
 """The canvas side to which the item scale refers; on others the items grow with the shorter side."""
-MIN_SCALE, MAX_SCALE = 410, 768  # of a 28-pixel garment on the 128 canvas, in 1/256: 1.6 and 3.0
+MIN_SCALE, MAX_SCALE = 460, 820  # of a 28-pixel garment on the 128 canvas, in 1/256: 1.8 and 3.2
 MAX_ANGLE = 100  # in 1/1024 of a turn: 35 degrees to either side
 TURN = 1024
 PAD = 2  # empty pixels around a garment, so that its edge can be interpolated
@@ -115,7 +115,7 @@ def _axis_samples(start: int, length: int, limit: int, count: int) -> tuple[np.n
 
 
 def _background(draws: _Draws, split: str, height: int, width: int) -> np.ndarray:
-    """Crop, scale, flip and tint one background photograph and change the order of its channels: uint8 ``[height, width, 3]``."""
+    """Crop, scale, flip and tint one background photograph, its channels in any order: uint8 ``[height, width, 3]``."""
     photos = assets.backgrounds(split)
     pyramid = photos[draws.below(len(photos))]
     fraction, at_y, at_x = draws.between(96, 256), draws.below(65536), draws.below(65536)
