@@ -6,7 +6,10 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,13 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from tiny import CLASSIFICATION, write_config
+from tiny import CLASSIFICATION, ROOT, command, environment, write_config
 
 from paddleseg_slim.cli import main as cli
+from paddleseg_slim.config import load_config
 from paddleseg_slim.models.fast_scnn import FastSCNN
+from paddleseg_slim.tasks import build_task
+from paddleseg_slim.train.weights import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +214,51 @@ def test_classification_runs_through_the_same_commands(tmp_path: Path, capsys: p
     rows = (saved / "predictions.csv").read_text().splitlines()
     assert rows[0] == "image,class,probability"
     assert rows[1].startswith("garment.png,")
+
+
+def test_a_missing_paddle_is_one_sentence() -> None:
+    code = "import sys; sys.modules['paddle'] = None; from paddleseg_slim.cli import main; sys.exit(main.main())"
+    arguments = ["val", "--config", "x.yml", "--model_path", "y.pdparams"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Paddle is not installed" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_too_little_memory_is_said_with_a_suggestion(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    arguments = [
+        "--config",
+        config,
+        "--save_dir",
+        tmp_path / "out",
+        "--batch_size",
+        64,
+        "--opts",
+        "train_dataset.size=512",
+    ]
+    line = shlex.join(command("train.py", *arguments, "train_dataset.num_samples=64"))
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -v 6000000; exec {line}"], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 1
+    assert "not enough memory" in done.stderr
+    assert "--batch_size" in done.stderr
+
+
+def test_a_saved_graph_is_evaluated_like_its_model(place: Path, tmp_path: Path) -> None:
+    graph = pytest.importorskip("paddleseg_slim.graph")
+    task = build_task(load_config(place / "tiny.yml"))
+    weights = place / "run/iter_2/model.pdparams"
+    model = task.build_model()
+    load_weights(model, weights)
+    graph.save(graph.capture(model, task.input_spec()), tmp_path / "graph")
+    found = []
+    for name, path in (("model", weights), ("graph", tmp_path / "graph")):
+        result = tmp_path / f"{name}.json"
+        flags = ["--config", str(place / "tiny.yml"), "--model_path", str(path), "--json", str(result)]
+        assert cli.main(["val", *flags]) == 0
+        found.append(json.loads(result.read_text())["values"])
+    assert found[0] == pytest.approx(found[1], abs=1e-6)

@@ -49,6 +49,14 @@ def test_log_lines_and_files_are_those_of_paddleseg(finished: tuple[Path, Path, 
     assert not [name for name in names if Path(name).name.startswith(".")]
 
 
+def test_visualdl_can_read_what_was_logged(finished: tuple[Path, Path, str]) -> None:
+    reader = pytest.importorskip("visualdl").LogReader(file_path=str(next(finished[1].glob("vdlrecords*"))))
+    tags = reader.get_tags()
+    assert {"Train/loss", "Train/lr", "Evaluate/mIoU"} <= set(tags["scalar"])
+    assert len(reader.get_data("scalar", "Evaluate/mIoU")) == 3
+    assert {f"Samples/{index}" for index in range(4)} <= set(tags["image"])
+
+
 def test_manifest_records_what_a_resume_must_share(finished: tuple[Path, Path, str]) -> None:
     _, out, _ = finished
     manifest = json.loads((out / "iter_6/manifest.json").read_text())

@@ -11,11 +11,12 @@ import paddle
 import pytest
 from tiny import CLASSIFICATION, SEGMENTATION
 
-from paddleseg_slim.config import config_from_dict
+from paddleseg_slim.config import ComponentSpec, config_from_dict
 from paddleseg_slim.errors import TrainingDiverged, UserError
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.tasks.base import Batch, Task
 from paddleseg_slim.train import optim, progress
+from paddleseg_slim.train.checkpoint import find_resume, restore
 from paddleseg_slim.train.evaluate import batches, evaluate, model_forward
 from paddleseg_slim.train.hooks import Hook
 from paddleseg_slim.train.loop import TrainSettings, train
@@ -162,3 +163,35 @@ def test_progress_prints_lines_with_an_eta(monkeypatch: pytest.MonkeyPatch, capl
         bar.step(3)
     assert [record.getMessage().split(" | ")[0] for record in caplog.records] == ["Working 1/4", "Working 4/4"]
     assert caplog.records[-1].getMessage().endswith("ETA 00:00:00")
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Momentum", "Adam", "AdamW"])
+def test_resume_equals_the_uninterrupted_run(kind: str, tmp_path: Path) -> None:
+    """Dropout, optimizer state and schedule go on; parameters may have other names than in the first process."""
+    task = build_task(config_from_dict({**CLASSIFICATION, "optimizer": {"type": kind, "weight_decay": 0.01}}))
+    _, whole = fit(task, tmp_path / "whole", save_interval=2)
+    paddle.seed(99)
+    model = task.build_model()
+    settings = TrainSettings(iters=4, batch_size=4, save_dir=tmp_path / "rest", do_eval=False)
+    schedule = optim.build_schedule(task.config.lr_scheduler, 4)
+    optimizer = optim.build_optimizer(task.config.optimizer, schedule, model)
+    found = find_resume(tmp_path / "whole/iter_2")
+    train(model, task, optimizer, settings, resume=found)
+    assert all(np.array_equal(tensor.numpy(), whole[name]) for name, tensor in model.state_dict().items())
+
+
+def test_resume_with_another_optimizer_is_refused(task: Any, tmp_path: Path) -> None:
+    result, _ = fit(task, tmp_path, iters=1)
+    model = task.build_model()
+    momentum = ComponentSpec.parse({"type": "Momentum"}, "optimizer")
+    optimizer = optim.build_optimizer(momentum, optim.build_schedule(task.config.lr_scheduler, 4), model)
+    with pytest.raises(UserError, match="another optimizer than Momentum"):
+        restore(find_resume(result.folder), model, optimizer)
+
+
+def test_a_checkpoint_of_paddleseg_has_no_manifest(task: Any, tmp_path: Path) -> None:
+    result, _ = fit(task, tmp_path, iters=2, save_interval=1)
+    (result.folder / "manifest.json").unlink()
+    found = find_resume(result.folder)
+    assert found.manifest is None
+    assert found.iter == 2
