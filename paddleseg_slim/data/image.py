@@ -11,6 +11,8 @@ from PIL import Image, UnidentifiedImageError
 
 from paddleseg_slim.errors import UserError
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it would print, our errors say
+
 
 def _decode(path: str | os.PathLike[str], flags: int) -> np.ndarray:
     file = Path(path)

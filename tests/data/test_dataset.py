@@ -120,6 +120,15 @@ def test_images_of_other_kinds_are_converted(tmp_path, mode, value):
     assert (colour == 90).all() and (grey == 90).all()
 
 
+def test_grey_networks_get_one_channel(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (6, 8), np.uint8)).save(tmp_path / "a.png")
+    chain = [RandomPaddingCrop([16, 16], im_padding_value=0), Normalize([0.0], [1.0])]
+    image = dataset(tmp_path, "a.png a.png", transforms=chain, img_channels=1)[0]["img"]
+    assert image.shape == (1, 16, 16) and image.dtype == np.float32
+    assert np.allclose(image[0, :6, :8] * 255, np.asarray(Image.open(tmp_path / "a.png"))) and image[0, 6:].max() == 0
+
+
 def test_labels_of_other_kinds(tmp_path):
     indexed = Image.fromarray(np.array([[0, 3]], np.uint8))
     indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9])
@@ -147,7 +156,11 @@ def test_damaged_files_are_named(tmp_path, damage, which):
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes({"empty": b"", "cut": whole[: len(whole) * 7 // 10], "noise": rng.bytes(500), "text": b"not an image"}[damage])
+        file.write_bytes(
+            {"empty": b"", "cut": whole[: len(whole) * 7 // 10], "noise": rng.bytes(500), "text": b"not an image"}[
+                damage
+            ]
+        )
     with pytest.raises(UserError, match=which.replace(".", r"\.")):
         data[0]
 

@@ -187,5 +187,6 @@ class RandomDistort(RandomTransform):
                 continue
             if names[at] == "hue" and sample["img"].shape[2] != 3:  # grey has no hue
                 continue
-            sample["img"] = np.clip(function(sample["img"], amount), 0, 255)
+            image = function(sample["img"], amount)
+            sample["img"] = np.clip(image, 0, 255, out=image)
         return sample

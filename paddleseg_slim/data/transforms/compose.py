@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from paddleseg_slim.data.image import read_image, read_label
 from paddleseg_slim.data.transforms.base import Sample, Transform
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.registry import TRANSFORMS
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    """``[H, W, C]`` as a new array ``[C, H, W]`` of the same type; OpenCV does it several times faster than NumPy."""
+    planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    for channel, plane in enumerate(planes):
+        cv2.extractChannel(image, channel, plane)
+    return planes
 
 
 @TRANSFORMS.register()
@@ -63,7 +72,7 @@ class Compose(Transform):
         sample.setdefault("trans_info", [])
         for transform in self.transforms:
             sample = transform(sample, rng)
-        sample["img"] = np.ascontiguousarray(sample["img"].transpose(2, 0, 1), np.float32)
+        sample["img"] = channels_first(sample["img"])
         return sample
 
     def describe(self) -> dict[str, Any]:

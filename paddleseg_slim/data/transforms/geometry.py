@@ -18,6 +18,7 @@ from paddleseg_slim.data.transforms.base import (
     resize,
     size_pair,
     warp,
+    with_channels,
 )
 from paddleseg_slim.registry import TRANSFORMS
 
@@ -39,7 +40,7 @@ class RandomHorizontalFlip(RandomTransform):
     def draw(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Flip in ``prob`` of the cases."""
         if rng.random() < self.prob:
-            apply(sample, lambda image: np.ascontiguousarray(image[:, ::-1]), lambda label: label[:, ::-1].copy())
+            apply(sample, lambda image: with_channels(cv2.flip(image, 1)), lambda label: cv2.flip(label, 1))
         return sample
 
 
@@ -60,7 +61,7 @@ class RandomVerticalFlip(RandomTransform):
     def draw(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Flip in ``prob`` of the cases."""
         if rng.random() < self.prob:
-            apply(sample, lambda image: np.ascontiguousarray(image[::-1]), lambda label: label[::-1].copy())
+            apply(sample, lambda image: with_channels(cv2.flip(image, 0)), lambda label: cv2.flip(label, 0))
         return sample
 
 
