@@ -194,7 +194,8 @@ def _store(images: Sequence[np.ndarray] | None, folder: Path) -> str | None:
     if images is None:
         return None
     path = folder / "images.npz"
-    np.savez(path, **{f"image_{index:05d}": image for index, image in enumerate(images)})
+    arrays: dict[str, Any] = {f"image_{index:05d}": image for index, image in enumerate(images)}
+    np.savez(path, **arrays)
     return str(path)
 
 

@@ -331,7 +331,9 @@ class Builder:
     def shape_slice(self, tensor: str, start: int, end: int, rank: int, node: Node) -> str:
         """Add nodes that read the sizes of the axes ``start`` to ``end`` of a tensor as int64 ``[n]``."""
         if self.opset >= 15:
-            bounds = {key: value for key, value, full in (("start", start, 0), ("end", end, rank)) if value != full}
+            bounds: dict[str, Any] = {
+                key: value for key, value, full in (("start", start, 0), ("end", end, rank)) if value != full
+            }
             return self.op("Shape", [tensor], node, **bounds)
         whole = self.op("Shape", [tensor], node)
         if (start, end) == (0, rank):

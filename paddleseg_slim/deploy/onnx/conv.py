@@ -173,18 +173,22 @@ def _bins(b: Builder, node: Node, x: Value, axis: int, count: int, transposed: b
         places = np.arange(size).reshape(row)
         start, end = (step * size // count).reshape(column), (-((-(step + 1) * size) // count)).reshape(column)
         return b.constant(((places >= start) & (places < end)).astype(np.float32) / (end - start).astype(np.float32))
-    length = b.dims(x, axis, axis + 1, node)[0]
+    length = str(b.dims(x, axis, axis + 1, node)[0])
     key = ("bins", length, count, transposed)
     if key not in b.cache:
-        scalar = b.op("Reshape", [str(length), b.integers([])], node)
-        places = b.op("Range", [b.scalar(0, "int64"), scalar, b.scalar(1, "int64")], node)
-        places = b.op("Reshape", [places, b.integers(row)], node)
-        parts = b.constant(np.array(count, np.int64))
-        start = b.op("Div", [b.op("Mul", [b.constant(step.reshape(column)), str(length)], node), parts], node)
-        end = b.op("Mul", [b.constant((step + 1).reshape(column)), str(length)], node)
-        end = b.op("Div", [b.op("Add", [end, b.constant(np.array(count - 1, np.int64))], node), parts], node)
-        inside = [b.op("GreaterOrEqual", [places, start], node), b.op("Less", [places, end], node)]
-        mask = b.cast(b.op("And", inside, node), node, "float32")
-        width = b.cast(b.op("Sub", [end, start], node), node, "float32")
-        b.cache[key] = b.op("Div", [mask, width], node)
+        b.cache[key] = _bins_of(b, node, length, step.reshape(column), b.integers(row))
     return b.cache[key]
+
+
+def _bins_of(b: Builder, node: Node, length: str, step: np.ndarray, line: str) -> str:
+    """The same, made from the name of the size ``[1]`` when the model runs."""
+    count = b.constant(np.array(step.size, np.int64))
+    stop = b.op("Reshape", [length, b.integers([])], node)
+    places = b.op("Range", [b.scalar(0, "int64"), stop, b.scalar(1, "int64")], node)
+    places = b.op("Reshape", [places, line], node)
+    start = b.op("Div", [b.op("Mul", [b.constant(step), length], node), count], node)
+    end = b.op("Mul", [b.constant(step + 1), length], node)
+    end = b.op("Div", [b.op("Add", [end, b.constant(np.array(step.size - 1, np.int64))], node), count], node)
+    inside = [b.op("GreaterOrEqual", [places, start], node), b.op("Less", [places, end], node)]
+    mask = b.cast(b.op("And", inside, node), node, "float32")
+    return b.op("Div", [mask, b.cast(b.op("Sub", [end, start], node), node, "float32")], node)

@@ -113,7 +113,8 @@ _ATTRIBUTED: dict[str, tuple[str, Callable[[Node], dict[str, float]]]] = {
 @writes(*_ATTRIBUTED)
 def _attributed(b: Builder, node: Node) -> str:
     kind, attrs = _ATTRIBUTED[node.op]
-    return b.op(kind, b.refs(node, "x"), node, last=True, **{key: float(value) for key, value in attrs(node).items()})
+    numbers: dict[str, Any] = {key: float(value) for key, value in attrs(node).items()}
+    return b.op(kind, b.refs(node, "x"), node, last=True, **numbers)
 
 
 _RANGES: dict[str, Callable[[Node], tuple[float, float]]] = {

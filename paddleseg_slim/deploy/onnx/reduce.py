@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def _cumsum(b: Builder, node: Node) -> str:
     x, axis = b.ref(node.value("x")), int(np.asarray(b.known(node, "axis", -1)).reshape(-1)[0])
     if node.attrs.get("flatten"):
         x, axis = b.op("Reshape", [x, b.integers([-1])], node), 0
-    flags = {key: int(bool(node.attrs.get(key))) for key in ("exclusive", "reverse")}
+    flags: dict[str, Any] = {key: int(bool(node.attrs.get(key))) for key in ("exclusive", "reverse")}
     return b.op("CumSum", [x, b.scalar(axis, "int64")], node, last=True, **flags)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from paddleseg_slim.deploy.onnx.builder import Builder, writes
@@ -46,7 +48,7 @@ def _sizes(b: Builder, node: Node) -> list[int | str] | None:
     return [int(node.attrs["out_h"]), int(node.attrs["out_w"])]
 
 
-def _rule(node: Node) -> dict[str, str | float]:
+def _rule(node: Node) -> dict[str, Any]:
     corners = bool(node.attrs["align_corners"])
     mode = _MODES[node.op]
     if mode == "nearest":

@@ -39,7 +39,8 @@ def read_interface(path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
 
 def _read_pir(path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     program = json.loads(path.read_text(encoding="utf-8"))
-    inputs, outputs = [], []
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
     for op in program["program"]["regions"][0]["blocks"][0]["ops"]:
         if op["#"] in ("1.data", "1.fetch"):
             attributes = {item["N"]: item["AT"].get("D") for item in op["A"]}
