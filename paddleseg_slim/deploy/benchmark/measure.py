@@ -112,6 +112,8 @@ def measure(
     warmup: int = 10,
     repeats: int = 50,
     block: int = 2,
+    interval: float = 0.1,
+    max_repeats: int | None = None,
     base: str | None = None,
     images: Sequence[np.ndarray] | None = None,
     data: str = "images",
@@ -125,8 +127,11 @@ def measure(
         input_shape: batch, channels, height, width of one run.
         threads: CPU threads of each engine; 0 is the physical cores.
         warmup: runs of each candidate that do not count.
-        repeats: runs of each candidate that count.
+        repeats: runs of each candidate that count, at least.
         block: runs in a row before it is the next candidate's turn.
+        interval: go on beyond ``repeats`` until the confidence interval of every ratio is at most this wide. Only the
+            width decides when to stop, not the ratio, so that the stop does not favour a result.
+        max_repeats: stop there in any case; default 4 x ``repeats``.
         base: what ratios are against: a candidate's label, or a model's name, which means that model in the same
             engine. Default: the first candidate's model.
         images: float arrays of ``input_shape`` to feed in turn instead of random numbers.
@@ -142,6 +147,7 @@ def measure(
     settings = Settings(tuple(input_shape), threads, warmup, repeats, block, "random" if images is None else data, seed)
     candidates = [replace(item, options=replace(item.options, threads=threads)) for item in candidates]
     _check(candidates, settings, base)
+    most = 4 * repeats if max_repeats is None else max(repeats, max_repeats)
     with contextlib.ExitStack() as stack:
         processes = [_Process(item, threads) for item in candidates]
         for process in processes:
@@ -160,12 +166,13 @@ def measure(
                     seed=seed,
                 )
             )
-        _take_turns(processes, settings, progress)
+        _take_turns(processes, settings, base or candidates[0].name, interval, most, progress)
         for process in processes:
             if not process.error:
                 process.facts.update(process.ask("finish"))
     rows = [_row(process, settings) for process in processes]
-    return BenchResult(settings, describe_machine(), _with_ratios(rows, base or candidates[0].name, seed))
+    rows = _with_ratios(rows, candidates, base or candidates[0].name, seed)
+    return BenchResult(settings, describe_machine(), rows)
 
 
 def _check(candidates: Sequence[Candidate], settings: Settings, base: str | None) -> None:
@@ -199,11 +206,19 @@ def _store(images: Sequence[np.ndarray] | None, folder: Path) -> str | None:
     return str(path)
 
 
-def _take_turns(processes: list[_Process], settings: Settings, progress: Callable[[int, int], None] | None) -> None:
+def _take_turns(
+    processes: list[_Process],
+    settings: Settings,
+    base: str,
+    interval: float,
+    most: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     """Round after round, every candidate runs a block; the order is shuffled anew in each round."""
     generator = np.random.default_rng(settings.seed)
-    rounds = -(-settings.repeats // settings.block)
-    for number in range(rounds):
+    least, most = (-(-runs // settings.block) for runs in (settings.repeats, most))
+    number, wanted = 0, least
+    while number < wanted:
         for index in generator.permutation(len(processes)):
             process = processes[index]
             if not process.error:
@@ -211,8 +226,31 @@ def _take_turns(processes: list[_Process], settings: Settings, progress: Callabl
                 if not process.error:
                     process.wall.append(answer["wall_ms"])
                     process.cpu.append(answer["cpu_ms"])
+        number += 1
+        if number == wanted and wanted < most and _widest(processes, base) > interval:
+            wanted = min(most, wanted + max(1, least // 5))
         if progress:
-            progress(number + 1, rounds)
+            progress(number, wanted)
+
+
+def _widest(processes: list[_Process], base: str) -> float:
+    """Width of the widest confidence interval so far."""
+    working = [process for process in processes if not process.error]
+    labels = {process.candidate.label: process for process in working}
+    widths = [0.0]
+    for process in working:
+        label = _base_label(process.candidate, base, [other.candidate for other in working])
+        if label is not None and label != process.candidate.label:
+            comparison = compare(label, np.array(labels[label].wall), np.array(process.wall))
+            widths.append(comparison.high - comparison.low)
+    return max(widths)
+
+
+def _base_label(candidate: Candidate, base: str, candidates: Sequence[Candidate]) -> str | None:
+    """Label of what a candidate is compared with: the one of that label, or of that name in the same engine."""
+    exact = [other.label for other in candidates if other.label == base]
+    same = [other.label for other in candidates if other.name == base and other.engine == candidate.engine]
+    return next(iter(exact or same), None)
 
 
 def _file_bytes(path: Path) -> int:
@@ -253,19 +291,15 @@ def _row(process: _Process, settings: Settings) -> Row:
     )
 
 
-def _with_ratios(rows: list[Row], base: str, seed: int) -> list[Row]:
-    """Add to every row its comparison with the base: the row of that label, or of that name in the same engine."""
-
-    def base_of(row: Row) -> Row | None:
-        exact = [other for other in rows if other.label == base]
-        same = [other for other in rows if other.name == base and other.engine == row.engine]
-        return next(iter(exact or same), None)
-
-    def with_ratio(row: Row) -> Row:
-        reference = base_of(row)
-        if reference is None or reference is row or row.error or reference.error:
-            return row
-        times, base_times = np.array(row.times_ms), np.array(reference.times_ms)
-        return replace(row, comparison=compare(reference.label, base_times, times, seed=seed))
-
-    return [with_ratio(row) for row in rows]
+def _with_ratios(rows: list[Row], candidates: Sequence[Candidate], base: str, seed: int) -> list[Row]:
+    """Add to every row its comparison with its base."""
+    working = {row.label: row for row in rows if not row.error}
+    known = [item for item in candidates if item.label in working]
+    result = []
+    for row, candidate in zip(rows, candidates):
+        label = None if row.error else _base_label(candidate, base, known)
+        if label is not None and label != row.label:
+            times = [np.array(item.times_ms) for item in (working[label], row)]
+            row = replace(row, comparison=compare(label, *times, seed=seed))
+        result.append(row)
+    return result

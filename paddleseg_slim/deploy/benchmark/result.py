@@ -22,7 +22,7 @@ class Settings:
         input_shape: of one run, batch first.
         threads: CPU threads of each engine.
         warmup: runs before the first that counts.
-        repeats: runs that count.
+        repeats: runs that count, at least; each row has the times of all.
         block: how many of them are run at once before it is the next candidate's turn.
         data: ``random`` or the folder of the images.
         seed: of the random input, the order and the bootstrap.
@@ -119,11 +119,16 @@ class BenchResult:
         write_json(Path(folder) / "benchmark.json", self.to_dict())
         draw(self, Path(folder) / "benchmark.png")
 
+    @property
+    def runs(self) -> int:
+        """Runs of each candidate that counted."""
+        return max((sum(map(len, row.times_ms)) for row in self.rows), default=0)
+
     def title(self) -> str:
         """Input, threads, repeats and processor in one line."""
         shape = "x".join(map(str, self.settings.input_shape))
         return (
-            f"{shape}, {self.settings.threads} threads, median of {self.settings.repeats} runs after "
+            f"{shape}, {self.settings.threads} threads, median of {self.runs} runs after "
             f"{self.settings.warmup}, {self.environment['cpu']}"
         )
 

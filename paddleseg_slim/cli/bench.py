@@ -1,0 +1,217 @@
+"""Measure the latency of exported models in inference engines."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_slim.cli import arguments
+from paddleseg_slim.errors import GoalNotMet, SlimError, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from paddleseg_slim.deploy.benchmark import BenchResult, Candidate
+
+HELP = "measure the latency of exported models in the engines that are installed"
+PRESETS = {"tutorial": (1, 3, 1024, 2048)}
+"""Input shapes by name: ``tutorial`` is that of PaddleSeg's tables."""
+
+_FALLBACK = (1, 3, 512, 512)
+
+
+class MeasurementFailed(SlimError):
+    """A candidate could not be measured; the others were. Exit code 1."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``bench``."""
+    parser.add_argument("models", nargs="+", metavar="[NAME=]PATH", help="exported model: a file or a folder")
+    parser.add_argument("--engine", nargs="+", metavar="ENGINE", help="paddle, onnxruntime, openvino, tensorrt; "
+                        "default: all installed ones that read the model")  # fmt: skip
+    parser.add_argument("--precision", nargs="+", default=["fp32"], metavar="P", help="fp32, bf16, fp16, int8")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--use_trt", action="store_true", help="TensorRT inside paddle and onnxruntime (GPU)")
+    parser.add_argument("--input_shape", nargs="+", type=int, metavar="N", help="N C H W, or H W")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="input shape by name: tutorial is 1x3x1024x2048")
+    parser.add_argument("--batch", type=int, metavar="N", help="batch size, instead of that of the input shape")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: the physical cores")
+    parser.add_argument("--warmup", type=int, default=10, metavar="N", help="runs before the first that counts")
+    parser.add_argument("--repeats", type=int, default=50, metavar="N", help="runs that count, at least")
+    parser.add_argument("--block", type=int, default=2, metavar="N", help="runs in a row before the next model's turn")
+    parser.add_argument("--interval", type=float, default=0.1, metavar="W",
+                        help="go on (to 4 x --repeats) until the intervals are this narrow")  # fmt: skip
+    parser.add_argument("--base", metavar="NAME", help="what ratios are against; default: the first model")
+    parser.add_argument("--images", metavar="DIR", help="pictures to run on; default: random numbers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save_dir", metavar="DIR", help="write benchmark.json, benchmark.png and stage.json there")
+    parser.add_argument("--require-speedup", "--require_speedup", type=float, metavar="X",
+                        help="exit 3 unless every model is at least X times as fast as the base")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure; see `add_arguments`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from paddleseg_slim.deploy.benchmark import measure
+
+    started = time.monotonic()
+    if args.save_dir:
+        arguments.check_folder(args.save_dir)
+    with tempfile.TemporaryDirectory() as work:
+        candidates = _candidates(args, Path(work))
+        shape = _input_shape(args, candidates[0])
+        images = _images(args, shape)
+        with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
+            bar = progress.add_task("measuring", total=None)
+            result = measure(
+                candidates,
+                input_shape=shape,
+                threads=args.threads,
+                warmup=args.warmup,
+                repeats=args.repeats,
+                block=args.block,
+                interval=args.interval,
+                base=args.base,
+                images=images,
+                data=args.images or "random",
+                seed=args.seed,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(result.table())
+    for note in _notes(result):
+        console.print(note, highlight=False)
+    if args.save_dir:
+        _save(args, result, time.monotonic() - started)
+    _require(args, result)
+    return 0
+
+
+def _candidates(args: argparse.Namespace, work: Path) -> list[Candidate]:
+    """Models x engines x precisions; engines that nobody named and that cannot run a model are left out."""
+    from paddleseg_slim.deploy.benchmark import Candidate
+    from paddleseg_slim.deploy.prepare import model_file
+    from paddleseg_slim.deploy.runtimes import RuntimeOptions, available_engines, require_engine
+
+    engines = args.engine or available_engines()
+    for engine in engines:
+        require_engine(engine)
+    found = []
+    for index, text in enumerate(args.models):
+        name, path = _named(text)
+        for engine in engines:
+            try:
+                file = model_file(path, engine, work / f"{index}_{engine}")
+            except UserError:
+                if args.engine or not Path(path).exists():
+                    raise
+                continue
+            for precision in args.precision:
+                options = RuntimeOptions(device=args.device, precision=precision, use_trt=args.use_trt)
+                found.append(Candidate(name, file, engine, options))
+    if not found:
+        raise UserError(f"No engine installed here runs {args.models[0]}.", "Install one, or export the model.")
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH``; a path alone is named after its file, or its folder where that is ``model``."""
+    name, equals, path = text.partition("=")
+    if equals and not Path(text).exists():
+        return name, path
+    target = Path(text)
+    generic = target.stem in ("model", "inference", "__model__") and target.suffix
+    return (target.resolve().parent.name if generic else target.stem or target.name), text
+
+
+def _input_shape(args: argparse.Namespace, candidate: Candidate) -> tuple[int, ...]:
+    """By ``--input_shape``, ``--preset``, the model's ``deploy.yaml`` where it is fixed, else 1x3x512x512."""
+    if args.input_shape and args.preset:
+        raise UserError("--input_shape and --preset are both given.", "Give one of them.")
+    given: Sequence[int] = args.input_shape or PRESETS.get(args.preset, ())
+    if len(given) == 2:
+        given = (1, 3, *given)
+    if given and len(given) != 4:
+        raise UserError(f"--input_shape has {len(given)} numbers.", "Give N C H W, or H W.")
+    shape = tuple(given) or _described(Path(candidate.path))
+    return (args.batch, *shape[1:]) if args.batch else shape
+
+
+def _described(path: Path) -> tuple[int, ...]:
+    from paddleseg_slim.deploy.description import FILE_NAME, read_deploy
+
+    if not (path.parent / FILE_NAME).is_file():
+        return _FALLBACK
+    sides = read_deploy(path.parent)[0].input_shape or [-1] * 4
+    return tuple(side if side > 0 else default for side, default in zip(sides, _FALLBACK))
+
+
+def _images(args: argparse.Namespace, shape: tuple[int, ...]) -> list[np.ndarray] | None:
+    """Batches of the pictures of ``--images``, scaled to the input and to [-1, 1]; at most 32 pictures."""
+    if not args.images:
+        return None
+    import cv2
+    import numpy as np
+
+    from paddleseg_slim.cli.predict import find_pictures
+    from paddleseg_slim.data.image import read_image
+
+    batch, channels, height, width = shape
+    pictures = [
+        cv2.resize(read_image(path, channels), (width, height)).reshape(height, width, channels)
+        for path, _ in find_pictures(args.images)[:32]
+    ]
+    arrays = [picture.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1 for picture in pictures]
+    return [
+        np.stack([arrays[(start + offset) % len(arrays)] for offset in range(batch)])
+        for start in range(0, len(arrays), batch)
+    ]
+
+
+def _notes(result: BenchResult) -> list[str]:
+    """What a reader of the table must know: precision not honoured, convolutions that fell back to float."""
+    notes = []
+    for row in result.rows:
+        notes += [f"{row.label}: {note}" for note in row.info.get("notes", [])]
+        if row.info.get("fallbacks"):
+            notes.append(f"{row.label}: {row.info['fallbacks']} quantized convolutions run in float.")
+    return notes
+
+
+def _save(args: argparse.Namespace, result: BenchResult, seconds: float) -> None:
+    from paddleseg_slim.report import Stage, write_stage
+    from paddleseg_slim.report.stage import Latency
+
+    folder = Path(args.save_dir)
+    result.save(folder)
+    rows = [row for row in result.rows if not row.error]
+    stage: dict[str, Any] = {
+        "command": shlex.join(["python", *sys.argv]),
+        "latency": tuple(Latency.of(row, result.settings, stage=row.name) for row in rows),
+        "environment": result.environment,
+        "notes": tuple(_notes(result)),
+    }
+    write_stage(folder, Stage(name=folder.resolve().name, kind="bench", seconds=seconds, **stage))
+
+
+def _require(args: argparse.Namespace, result: BenchResult) -> None:
+    failed = [row for row in result.rows if row.error]
+    if failed:
+        raise MeasurementFailed(f"{failed[0].label} could not be measured: {failed[0].error}", "See the table above.")
+    if args.require_speedup is None:
+        return
+    for row in result.rows:
+        if row.comparison and row.comparison.speedup < args.require_speedup:
+            raise GoalNotMet(
+                f"{row.label} is {row.comparison.speedup:.2f}x as fast as {row.comparison.base}, "
+                f"{args.require_speedup}x was asked for.",
+                "Prune more, use an engine that gains from it, or lower --require-speedup.",
+            )

@@ -1,0 +1,71 @@
+"""A model file for an engine: the one that is there, or one written from what is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from paddleseg_slim.deploy.runtimes import find_model
+from paddleseg_slim.errors import UserError
+
+_READS_ONNX = ("onnxruntime", "openvino", "tensorrt")
+
+
+def model_file(path: str | os.PathLike[str], engine: str, folder: str | os.PathLike[str]) -> Path:
+    """Return what ``engine`` can load of the model at ``path``.
+
+    Where only a saved graph (``graph.json``) or a model of Paddle Inference is there, it is loaded as a graph and
+    written for the engine into ``folder``; the functions are equal, the source stays as it is.
+
+    Raises:
+        UserError: nothing is at ``path``, or nothing that could be made into what the engine reads.
+    """
+    source = Path(path)
+    try:
+        return find_model(source, engine)
+    except UserError as error:
+        if not _is_graph(source) or (engine not in _READS_ONNX and engine != "paddle"):
+            raise error from None
+    from paddleseg_slim.graph import export_inference, load
+
+    layer = load(source)
+    layer.eval()
+    if engine == "paddle":
+        return export_inference(layer, Path(folder) / "model")[0]
+    return write_model_onnx(layer, Path(folder) / "model.onnx", source)
+
+
+def _is_graph(path: Path) -> bool:
+    """Whether `graph.load` may know what is there."""
+    kinds = ("graph.json", "*.pdmodel", "*.pdiparams", "__model__")
+    return path.suffix in (".json", ".pdmodel") or (path.is_dir() and any(any(path.glob(kind)) for kind in kinds))
+
+
+def write_model_onnx(layer: Any, path: Path, source: Path | None = None, **options: Any) -> Path:
+    """Write ``layer`` as ONNX with the metadata of the ``deploy.yaml`` beside ``source``, if there is one.
+
+    Args:
+        layer: a `GraphLayer`.
+        path: of the file.
+        source: the model's folder, or a file in it.
+        options: of `onnx.write_onnx`.
+    """
+    from paddleseg_slim.deploy.onnx import write_onnx
+
+    write_onnx(layer, path, metadata=metadata_of(source), **options)
+    return path
+
+
+def metadata_of(source: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """What the ``deploy.yaml`` of a model says, as metadata for an ONNX file; empty without one."""
+    from paddleseg_slim.deploy.description import FILE_NAME, read_deploy
+
+    if source is None:
+        return {}
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    if not (folder / FILE_NAME).is_file():
+        return {}
+    deploy, _ = read_deploy(folder)
+    keys = ("task", "transforms", "output_op", "output_dtype", "class_names")
+    return {key: getattr(deploy, key) for key in keys if getattr(deploy, key)}
