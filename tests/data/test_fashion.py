@@ -14,11 +14,11 @@ from paddleseg_slim.data.transforms import Normalize, RandomDistort, RandomHoriz
 from paddleseg_slim.errors import UserError
 
 GOLDEN = {
-    (0, "train", 0, (128, 128)): "b96935b2e7d899753fb241309675559c6cdd6cd49f3b07e9ab2dda7a4e3ff37a",
-    (0, "train", 4321, (128, 128)): "550c297ad82c13de1930f0f9172e9b797f57ca735af7b1c5cf53cc07ac401cae",
-    (7, "val", 5, (128, 128)): "a9fec10a9bf0679ede03588796a58e93c2db520a5f2d93e75a843f7a6b406cc7",
-    (0, "test", 499, (200, 144)): "01d7fe9957ff4fcef8c87ee4f1217cf25f4ff73c0922df4c411a46fc50aef6a5",
-    (1, "test", 8, (512, 512)): "12c5818c436c1e239118ab4425f46c29920f0d1ff81047709b8d98485f5e9789",
+    (0, "train", 0, (128, 128)): "31ffa789fb5e26c05429f90786934e40e73b7a79138414f43659cedb323e45b2",
+    (0, "train", 4321, (128, 128)): "32ee3b56de0c293255f4fc5e99c8f3fb1b3c967ae2bfa95f740f10fa8842150b",
+    (7, "val", 5, (128, 128)): "1117570977b6648a808bef92d9d8e8ecbc40983301e36cddf83e08a260d9560e",
+    (0, "test", 499, (200, 144)): "9b1af2b5dd1e7eae4f89ebb76c97f993b97fe7cfa381eb1dd03b3028506fd4fd",
+    (1, "test", 8, (512, 512)): "510811956178a5069c03fca923f2afac000a83fa85206634538024d611aa0203",
 }
 
 

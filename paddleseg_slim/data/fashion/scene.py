@@ -19,7 +19,7 @@ from paddleseg_slim.data.fashion import assets
 CANVAS = 128
 """The canvas side to which the item scale refers; on others the items grow with the shorter side."""
 MIN_SCALE, MAX_SCALE = 460, 820  # of a 28-pixel garment on the 128 canvas, in 1/256: 1.8 and 3.2
-MAX_ANGLE = 100  # in 1/1024 of a turn: 35 degrees to either side
+MAX_ANGLE = 71  # in 1/1024 of a turn: 25 degrees to either side
 TURN = 1024
 PAD = 2  # empty pixels around a garment, so that its edge can be interpolated
 
@@ -119,7 +119,7 @@ def _background(draws: _Draws, split: str, height: int, width: int) -> np.ndarra
     photos = assets.backgrounds(split)
     pyramid = photos[draws.below(len(photos))]
     fraction, at_y, at_x = draws.between(96, 256), draws.below(65536), draws.below(65536)
-    flip, upside_down, light = draws.below(2), draws.below(2), draws.between(150, 290)
+    flip, upside_down, light = draws.below(2), draws.below(2), draws.between(70, 170)
     channels = _CHANNEL_ORDERS[draws.below(6)]
     grey = pyramid[0].shape[2] == 1
     reach = 60 if grey else 25
@@ -155,14 +155,13 @@ def _centre(draws: _Draws, taken: list[tuple[int, int]], height: int, width: int
 
 
 def _colours(draws: _Draws) -> np.ndarray:
-    """The colour of each intensity, int32 ``[256, 3]``: dark to light tone of one random tint, some in negative."""
-    light = [draws.between(70, 255) for _ in range(3)]
-    shade, negative = draws.between(15, 80), draws.below(4) == 0
+    """The colour of each intensity, int32 ``[256, 3]``: dark to light tone of one random tint."""
+    light = [draws.between(110, 255) for _ in range(3)]
+    shade = draws.between(50, 110)
     ramp = np.arange(256, dtype=np.int32)[:, None]
     high = np.array(light, np.int32)
     low = high * shade >> 8
-    table = low + ((high - low) * ramp + 128) // 255
-    return table[::-1] if negative else table
+    return low + ((high - low) * ramp + 128) // 255
 
 
 def _interpolate(garment: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
