@@ -6,6 +6,7 @@ derived: another way to run it, how channels pass through it (filled in by ``pru
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ class OpRow:
 
 _TABLE: dict[str, OpRow] = {}
 
+_REGISTERED_BY = {"slim.fake_quant": "paddleseg_slim.quant.node"}
+"""Ops of our own whose row comes with a module: imported when a loaded graph has the op."""
+
 
 def register_op(item: OpRow) -> OpRow:
     """Add a row (`ValueError` when the op has one: see `extend_op`)."""
@@ -60,6 +64,8 @@ def extend_op(op: str, *, channels: Any = None, macs: CostRule | None = None) ->
 
 def row(op: str) -> OpRow | None:
     """The row of ``op``; None when the table lacks it."""
+    if op not in _TABLE and op in _REGISTERED_BY:
+        importlib.import_module(_REGISTERED_BY[op])
     return _TABLE.get(op)
 
 

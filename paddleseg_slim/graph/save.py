@@ -60,5 +60,5 @@ def describe_tensors(layer: GraphLayer) -> tuple[list[dict[str, Any]], dict[str,
         first[id(tensor)] = name
         described.append({"name": name, "key": tensor.name, **layer.tensor_kind(name)})
         array = tensor.astype("float32").numpy() if "bfloat16" in str(tensor.dtype) else tensor.numpy()
-        arrays[name] = np.ascontiguousarray(array)
+        arrays[name] = np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
     return described, arrays

@@ -1,0 +1,1 @@
+"""Quantization: where quantizers stand, what ranges they have, training with them and without."""
