@@ -1,0 +1,184 @@
+"""What a chain will do: the command line of every step, what its result depends on, and why it has to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddleseg_slim.chain import state as states
+from paddleseg_slim.chain import verbs
+from paddleseg_slim.chain.recipe import START, Recipe, Step, resolve
+from paddleseg_slim.chain.state import Record, State
+from paddleseg_slim.config import Config, load_config
+from paddleseg_slim.errors import UserError, nearest
+from paddleseg_slim.files import sha256
+from paddleseg_slim.version import __version__
+
+_NO_EFFECT = ("threads", "num_workers", "log_iters", "keep_checkpoint_max", "use_vdl", "title", "open", "debug")
+"""Options that change nothing in what a command makes."""
+
+KEEP, RESUME, RUN = "keep", "resume", "run"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with a step, and why.
+
+    Attributes:
+        action: `KEEP` its result, `RESUME` it, or `RUN` it anew.
+        reasons: in words, at least one.
+    """
+
+    action: str
+    reasons: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """A recipe in a folder.
+
+    Attributes:
+        recipe: the recipe.
+        folder: of the run.
+        opts: changes of the config, ``KEY=VALUE``.
+        config: the resolved config.
+    """
+
+    recipe: Recipe
+    folder: Path
+    opts: Sequence[str] = ()
+    config: Config = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = load_config(self.recipe.config, self.opts)
+        self.steps = {step.name: step for step in self.recipe.all_steps()}
+
+    def check(self) -> None:
+        """Check every step's options with its command's own parser.
+
+        Raises:
+            UserError: a command does not take them; no command takes a common option.
+        """
+        for step in self.steps.values():
+            verbs.check(step.row, self.arguments(step), f"{self.recipe.path}: {step.name}")
+        parsers = [verbs.parser_of(step.row) for step in self.steps.values()]
+        for name in self.recipe.common:
+            if not any(verbs.has_option(parser, name) for parser in parsers):
+                known = {a.dest for parser in parsers for a in parser._actions}
+                raise UserError(f"{self.recipe.path}: common.{name}: no step has this option.", nearest(name, known))
+
+    def folder_of(self, step: Step) -> Path:
+        """Where a step writes."""
+        return self.folder / step.name
+
+    def made(self, name: str) -> Path:
+        """What the step ``name`` made: a model, or its folder."""
+        if name == START and START not in self.steps:
+            assert self.recipe.model is not None
+            return self.recipe.model
+        step = self.steps[name]
+        folder = self.folder_of(step)
+        return step.row.makes_model(folder) if step.row.makes_model else folder
+
+    def before(self, step: Step) -> list[Step]:
+        """The steps before ``step`` in its chain, in order; of the tries only its own."""
+        chains = [self.recipe.steps, *((*self.recipe.steps, *item.steps) for item in self.recipe.tries)]
+        chain = next(chain for chain in chains if step in chain)
+        return list(chain[: chain.index(step)])
+
+    def base_of(self, step: Step) -> str:
+        """Stage that the report compares the step's with: its source, or the first one made of the same start."""
+        if step.source != START:
+            return step.source
+        return next((s.name for s in self.before(step) if s.source == START), "")
+
+    def arguments(self, step: Step) -> list[str]:
+        """The arguments of the step's command."""
+        before = self.before(step)
+        options = resolve(step.options, {name: self.made(name) for name in step.references()})
+        config_opts = {"opts": list(self.opts)} if self.opts else {}
+        return verbs.command_line(
+            step.row,
+            options,
+            {
+                **{"config": str(self.recipe.config), "folder": str(self.folder_of(step)), "run": str(self.folder)},
+                **{"model": str(self.made(step.source)) if step.source else "", "name": step.name},
+                "base": self.base_of(step),
+                "stages": [str(self.folder_of(s)) for s in before if s.name != START and not s.row.sees_all],
+            },
+            {**self.recipe.common, **config_opts},
+            f"{self.recipe.path}: {step.name}",
+        )
+
+    def made_of(self, step: Step, state: State) -> dict[str, Any]:
+        """All that the step's result depends on, by name."""
+        parser = verbs.parser_of(step.row)
+        common = {k: v for k, v in self.recipe.common.items() if verbs.has_option(parser, k)}
+        options = {**common, **step.row.fixed, **step.options}
+        names = dict.fromkeys([*filter(None, [step.source]), *step.references()])
+        return {
+            "command": step.row.command,
+            "version": __version__,
+            "config": states.config_digest(self.config.raw),
+            "options": {k: v for k, v in options.items() if k not in _NO_EFFECT},
+            "inputs": {name: self._input(name, state) for name in names},
+            "files": self._files(options),
+        }
+
+    def _input(self, name: str, state: State) -> str:
+        if name == START and START not in self.steps:
+            return states.digest_of(self.made(START))
+        record = state.steps.get(name)
+        return record.digest if record and record.status == "done" else ""
+
+    @staticmethod
+    def _files(options: Mapping[str, Any]) -> dict[str, str]:
+        """Hashes of the files that options name."""
+        texts = [value for value in states.leaves(options).values() if isinstance(value, str)]
+        return {text: sha256(text)[:16] for text in texts if len(text) < 4096 and Path(text).is_file()}
+
+    def decide(self, step: Step, state: State, anew: set[str]) -> Decision:
+        """Whether a step has to run.
+
+        Args:
+            step: the step.
+            state: of the run so far.
+            anew: steps before it that will run (of a dry run; their results are not known yet).
+        """
+        if step.row.sees_all:
+            return Decision(RUN, ("it shows what the steps before it left",))
+        record = state.steps.get(step.name)
+        if record is None:
+            return Decision(RUN, ("not run yet",))
+        needs = {step.source, *step.references()} | (
+            {s.name for s in self.before(step)} if step.row.sees_all else set()
+        )
+        pending = sorted(needs & anew)
+        if pending:
+            return Decision(RUN, (f"{', '.join(pending)} will be made anew",))
+        reasons = self._changes(self.made_of(step, state), record, state)
+        if reasons:
+            return Decision(RUN, tuple(reasons))
+        if record.status != "done":
+            return Decision(RESUME, ("it was interrupted",))
+        lost = states.differences(states.outputs(self.folder_of(step)), record.files)
+        if lost or not self.folder_of(step).is_dir():
+            return Decision(RUN, ("its files are not those that it wrote: " + (lost or ["the folder is gone"])[0],))
+        return Decision(KEEP, ("nothing changed",))
+
+    def _changes(self, now: Mapping[str, Any], record: Record, state: State) -> list[str]:
+        was = record.made_of
+        reasons = []
+        for key in ("command", "version"):
+            if now[key] != was.get(key):
+                reasons.append(f"{key} is {now[key]}, was {was.get(key)}")
+        if now["config"] != was.get("config"):
+            old = state.configs.get(str(was.get("config")), {})
+            reasons += [f"config: {text}" for text in states.differences(self.config.raw, old)]
+        reasons += states.differences(now["options"], was.get("options", {}))
+        for kind in ("inputs", "files"):
+            new, old = now.get(kind, {}), was.get(kind, {})
+            reasons += [f"{name} changed" for name in sorted({*new, *old}) if new.get(name) != old.get(name)]
+        return reasons

@@ -1,0 +1,188 @@
+"""The commands of which chains are made, and how a step's options become a command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from paddleseg_slim.errors import UserError, nearest
+
+
+def _trained(folder: Path) -> Path:
+    """The model that a training left: the best one, or the last one where none was evaluated."""
+    best = folder / "best_model" / "model.pdparams"
+    if best.is_file():
+        return best
+    steps = {int(path.name[5:]): path for path in folder.glob("iter_*") if path.name[5:].isdigit()}
+    return steps[max(steps)] / "model.pdparams" if steps else best
+
+
+def _folder(folder: Path) -> Path:
+    return folder
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How a command is called in a chain.
+
+    Attributes:
+        command: its name on the command line.
+        given: what the chain itself gives, argument -> text with ``{config}``, ``{model}`` (of the source),
+            ``{folder}`` (of the step), ``{run}`` (of the chain), ``{stages}`` (folders of the steps before), ``{name}``
+            and ``{base}`` (names of stages, for a command that has these options).
+        takes_model: whether it works on a model.
+        makes_model: what the next step takes, of the step's folder; None for a command that makes no model.
+        fixed: options that the verb stands for.
+        sees_all: whether it reads the stages of all steps before it.
+    """
+
+    command: str
+    given: dict[str, str] = field(default_factory=dict)
+    takes_model: bool = True
+    makes_model: Callable[[Path], Path] | None = _folder
+    fixed: dict[str, Any] = field(default_factory=dict)
+    sees_all: bool = False
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """`given`, or what most commands take."""
+        return self.given or _COMMON
+
+
+_COMMON = {"config": "{config}", "model_path": "{model}", "save_dir": "{folder}", "name": "{name}", "base": "{base}"}
+_OPTIONAL = ("name", "base")
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "train",
+        given={"config": "{config}", "save_dir": "{folder}", "name": "{name}"},
+        takes_model=False,
+        makes_model=_trained,
+    ),
+    "prune": Verb("prune"),
+    "sparsify": Verb("prune", fixed={"method": "gmp"}),
+    "distil": Verb(
+        "distill",
+        given={
+            **{"student_config": "{config}", "model_path": "{model}", "save_dir": "{folder}"},
+            **{"name": "{name}", "base": "{base}"},
+        },
+    ),
+    "ptq": Verb("post_quant"),
+    "qat": Verb("quant"),
+    "export": Verb("export", makes_model=None),
+    "eval": Verb("eval", makes_model=None, takes_model=False, given={"name": "{name}", "save_dir": "{folder}"}),
+    "bench": Verb("bench", makes_model=None, takes_model=False, given={"name": "{name}", "save_dir": "{folder}"}),
+    "report": Verb(
+        "report",
+        given={"run_dirs": "{stages}", "save_path": "{run}/report.html"},
+        takes_model=False,
+        makes_model=None,
+        sees_all=True,
+    ),
+}
+"""Commands by the name that recipes use."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}.", "Correct the options of this step in the recipe.")
+
+
+def parser_of(verb: Verb) -> argparse.ArgumentParser:
+    """The command's own parser.
+
+    Raises:
+        UserError: (by the parser, when it is used) the options are wrong.
+    """
+    module = importlib.import_module(f"paddleseg_slim.cli.{verb.command}")
+    parser = _Parser(prog=verb.command, allow_abbrev=False, add_help=False)
+    module.add_arguments(parser)
+    return parser
+
+
+def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The parser's actions by every name that an option may be written under in a recipe."""
+    names = {}
+    for action in parser._actions:
+        for name in (action.dest, *(text.lstrip("-") for text in action.option_strings)):
+            names[name] = names[name.replace("-", "_")] = action
+    return names
+
+
+def has_option(parser: argparse.ArgumentParser, name: str) -> bool:
+    """Whether the command knows the option."""
+    return name in _actions(parser)
+
+
+def command_line(
+    verb: Verb, options: Mapping[str, Any], values: Mapping[str, Any], common: Mapping[str, Any], where: str
+) -> list[str]:
+    """Arguments of the command.
+
+    Args:
+        verb: the command.
+        options: of the step, references replaced.
+        values: of the places in `Verb.given`; an argument whose place is empty is left out.
+        common: options that are given to every command that has them.
+        where: the step, for messages.
+
+    Raises:
+        UserError: an option that the command does not have.
+    """
+    actions = _actions(parser_of(verb))
+    given = {name: _filled(text, values) for name, text in verb.arguments.items()}
+    for name in given:
+        if name not in actions and name not in _OPTIONAL:
+            raise UserError(f"{where}: the command {verb.command} has no option {name}.", "It does not fit a chain.")
+    chosen: dict[str, tuple[argparse.Action, Any]] = {}
+    for layer in (common, given, verb.fixed):
+        for name, value in layer.items():
+            if name in actions and value not in ("", None, []):
+                chosen[actions[name].dest] = (actions[name], value)
+    for name, value in options.items():
+        if name not in actions:
+            raise UserError(f"{where}: the command {verb.command} has no option {name!r}.", nearest(name, actions))
+        chosen[actions[name].dest] = (actions[name], value)
+    options_first = sorted(chosen.values(), key=lambda item: bool(item[0].option_strings))  # positionals first
+    return [text for action, value in options_first for text in _texts(action, value, where)]
+
+
+def _filled(text: str, values: Mapping[str, Any]) -> Any:
+    """``text`` with its places filled; a text that is one place becomes its value, a list too."""
+    return values[text[1:-1]] if text[1:-1] in values else text.format(**values)
+
+
+def _texts(action: argparse.Action, value: Any, where: str) -> list[str]:
+    """An option as the command line has it."""
+    if value is None:
+        return []
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            raise UserError(f"{where}.{action.dest} is {value!r}.", "It is a switch: true or false.")
+        return [action.option_strings[-1]] if value else []
+    if isinstance(value, Mapping):
+        items = [f"{key}={item}" for key, item in value.items()]
+    else:
+        items = [str(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    if not action.option_strings:
+        return items
+    return [f"{action.option_strings[-1]}={items[0]}"] if action.nargs is None else [action.option_strings[-1], *items]
+
+
+def check(verb: Verb, argv: Iterable[str], where: str) -> argparse.Namespace:
+    """Parse ``argv`` with the command's own parser.
+
+    Raises:
+        UserError: it does not take them; ``where`` names the step.
+    """
+    try:
+        return parser_of(verb).parse_args(list(argv))
+    except UserError as error:
+        raise UserError(f"{where}: {error.cause}", error.remedy) from None
