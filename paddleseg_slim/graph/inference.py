@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def load_inference(path: Path) -> GraphLayer:
     except (ValueError, RuntimeError, OSError, AttributeError) as error:
         reason = next((line for line in str(error).splitlines() if "rror" in line), str(error)).strip()
         raise UserError(f"{model} cannot be read as a Paddle model: {reason[:200]}", "Export it again.") from error
-    reader = ProgramReader(program, _Names().name)
+    reader = ProgramReader(program, _Names(_stored_names(program)).name)
     graph = reader.read()
     graph.parameters = {value.name: value for value in reader.stored.values()}
     graph.outputs = list(reader.fetched)
@@ -120,28 +119,33 @@ def training_graph(graph: Graph) -> Graph:
     return train
 
 
+def _stored_names(program: Any) -> set[str]:
+    """Names of the inputs and parameters of a program."""
+    keys = {"builtin.parameter": "parameter_name", "pd_op.data": "name", "pd_op.feed": "name"}
+    operations = program.global_block().ops
+    return {operation.attrs()[keys[operation.name()]] for operation in operations if operation.name() in keys}
+
+
 class _Names:
     """Names for the nodes of a program without a layer tree: from its parameters where they tell, else by op."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = set(taken)
 
     def name(self, operation: Any, op: str) -> tuple[str, str]:
         """The layer path and the node name of an operation."""
-        stem = ""
-        for operand in operation.operands_source():
-            if operand is None or not operand.initialized():
-                continue
-            producer = operand.get_defining_op()
-            if producer.name() == "builtin.parameter":
-                stem = producer.attrs()["parameter_name"].rpartition(".")[0]
-                break
-        name = stem or op
-        self._counts[name] += 1
-        if self._counts[name] == 1:
-            return stem, name
-        if stem:
-            name = f"{stem}/{op}"
-            self._counts[name] += 1
-        count = self._counts[name] - 1
-        return stem, f"{name}_{count}" if count else name
+        stem = next((name.rpartition(".")[0] for name in _read_parameters(operation)), "")
+        full = f"{stem}/{op}" if stem else op
+        name, count = stem or op, 0
+        while name in self._taken:
+            name = f"{full}_{count}" if count else full
+            count += 1
+        self._taken.add(name)
+        return stem, name
+
+
+def _read_parameters(operation: Any) -> list[str]:
+    """Names of the parameters that an operation reads."""
+    operands = [item for item in operation.operands_source() if item is not None and item.initialized()]
+    producers = [item.get_defining_op() for item in operands]
+    return [item.attrs()["parameter_name"] for item in producers if item.name() == "builtin.parameter"]

@@ -143,6 +143,8 @@ class Tracer:
             "__int__": lambda value: int(self._decide(value)),
             "__index__": lambda value: int(self._decide(value)),
             "__float__": lambda value: float(self._decide(value)),
+            "__ceil__": lambda value: paddle.ceil(value).astype("int64"),
+            "__floor__": lambda value: paddle.floor(value).astype("int64"),
         }
         with plain_attributes(self._layer), compat.tracing(self._program, **methods) as tensors, self._hooks():
             inputs = [

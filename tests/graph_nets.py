@@ -106,6 +106,20 @@ class TwoInputs(nn.Layer):
         return self.a(x) * F.sigmoid(self.b(y))
 
 
+class Classic(nn.Layer):
+    """What Paddle can still write in its old format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.pool = nn.Conv2D(3, 8, 3, 2, 1), nn.BatchNorm2D(8), nn.MaxPool2D(2, 2)
+        self.depthwise, self.linear = nn.Conv2D(8, 8, 3, groups=8), nn.Linear(8, 4)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x: Any) -> Any:
+        x = self.pool(F.relu(self.bn(self.conv(x))))
+        return self.linear(self.drop(self.depthwise(x).mean([2, 3])))
+
+
 TINY = {"seg": TinySeg, "attention": TinyAttention, "decoder": TinyDecoder}
 
 
