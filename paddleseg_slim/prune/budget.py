@@ -150,7 +150,7 @@ class _Search:
         columns = self.cost.quadratic
         for _ in range(_SWEEPS):
             moved = False
-            for g in self.movable:
+            for g in self.movable.tolist():
                 option = self.options[g]
                 steps = option.widths - widths[g]
                 value = option.losses + multiplier * self.cost.change(slope, g, steps)

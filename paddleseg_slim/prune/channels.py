@@ -8,14 +8,16 @@ reshapes. A *group* holds the channels with one footprint: the same axes of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from paddleseg_slim.graph import GraphLayer, row
-from paddleseg_slim.graph.ir import Node, slot_values
+from paddleseg_slim.graph.ir import Graph, Node, Value, flatten, slot_values
 from paddleseg_slim.graph.shapes import ShapeRun, infer_shapes, sample_shapes
 from paddleseg_slim.prune import rules
 from paddleseg_slim.prune.budget import WidthCost
@@ -111,10 +113,18 @@ class ChannelGroups:
         components: component of every id of the walk.
         pinned: component -> reason.
         unknown: op -> nodes without a channel rule that touch channels.
+        pick: the ``outputs`` given to `find_groups`.
+        needed: nodes of the eval graph whose costs count: an auxiliary head is not exported.
     """
 
-    def __init__(self, model: GraphLayer, walk: Walk, size: int | tuple[int, int]) -> None:
+    def __init__(
+        self, model: GraphLayer, walk: Walk, size: int | tuple[int, int], outputs: Callable[[Any], Any] | None = None
+    ) -> None:
         self.model = model
+        self.pick = outputs
+        graph = model.eval_graph
+        counted = flatten(graph.outputs if outputs is None else outputs(graph.outputs))
+        self.needed = graph.ancestors([value for value in counted if isinstance(value, Value)])
         self.walk = walk
         self.size = size
         self.components = walk.settle()
@@ -163,8 +173,8 @@ class ChannelGroups:
 
     def _named(self, sets: list[np.ndarray], count: int) -> list[Group]:
         owner, channel = np.full(count, -1), np.full(count, -1)
-        for number, members in enumerate(sets):
-            owner[members], channel[members] = number, np.arange(len(members))
+        for number, components in enumerate(sets):
+            owner[components], channel[components] = number, np.arange(len(components))
         members: list[list[Member]] = [[] for _ in sets]
         layers: list[list[str]] = [[] for _ in sets]
         for (name, axis), ids in self.walk.axes.items():
@@ -175,7 +185,8 @@ class ChannelGroups:
                 members[number].append(Member(name, axis, channels, writer is not None))
                 if writer is not None:
                     layers[number].append(writer)
-        groups, taken = [], {}
+        groups: list[Group] = []
+        taken: dict[str, int] = {}
         for number, components in enumerate(sets):
             name = next(m.parameter for m in members[number] if m.writes).removesuffix(".weight")
             taken[name] = taken.get(name, 0) + 1
@@ -233,8 +244,9 @@ class ChannelGroups:
             rows += [i, j]
             columns += [j, i]
             data += [block, block]
-        places = np.concatenate(rows or [[]]), np.concatenate(columns or [[]])
-        quadratic = sparse.coo_matrix((np.concatenate(data or [[]]), places), shape=(n, n))
+        empty = [np.zeros(0)]
+        places = np.concatenate(rows or empty), np.concatenate(columns or empty)
+        quadratic = sparse.coo_matrix((np.concatenate(data or empty), places), shape=(n, n))
         return WidthCost(constant, linear, quadratic)
 
     def node_macs(self, node: Node) -> int:
@@ -246,7 +258,7 @@ class ChannelGroups:
     def macs(self) -> WidthCost:
         """Multiply-accumulates as a polynomial of the groups' widths, for one input of the size given."""
         terms = []
-        for node in self.model.eval_graph.nodes:
+        for node in self.needed:
             macs = self.node_macs(node)
             if macs:
                 arrays = self.walk.factors.get(("eval", node.name), [])
@@ -257,9 +269,10 @@ class ChannelGroups:
     def parameters(self) -> WidthCost:
         """Number of stored weights (statistics included) as a polynomial of the groups' widths."""
         terms = []
-        names = dict.fromkeys(n for g in (self.model.eval_graph,) for n in g.parameters)
-        for name in names:
-            shape = self.model.eval_graph.parameters[name].shape
+        stored = self.model.eval_graph.parameters
+        read = dict.fromkeys(v.name for node in self.needed for v in node.input_values())
+        for name in (name for name in read if name in stored):
+            shape = stored[name].shape
             arrays = [self.walk.axes[name, a] for a in range(len(shape)) if (name, a) in self.walk.axes]
             terms.append((math.prod(shape) / math.prod(a.size for a in arrays), arrays))
         return self._polynomial(terms)
@@ -315,24 +328,28 @@ class ChannelGroups:
         return sum(r.macs for r in layers if r.prunable) / total if total else 0.0
 
 
-def _sizes(graph: object, size: int | tuple[int, int], batch: int) -> ShapeRun:
+def _sizes(graph: Graph, size: int | tuple[int, int], batch: int) -> ShapeRun:
     side = size if isinstance(size, int) else size[0]
-    shapes = sample_shapes(graph.inputs, side, batch)  # type: ignore[attr-defined]
+    shapes = sample_shapes(graph.inputs, side, batch)
     if not isinstance(size, int):
         shapes = [
             (*s[:-2], *(w if d == -1 else d for w, d in zip(size, v.shape[-2:]))) if len(s) == 4 else s
-            for s, v in zip(shapes, graph.inputs)  # type: ignore[attr-defined]
+            for s, v in zip(shapes, graph.inputs)
         ]
-    return infer_shapes(graph, shapes)  # type: ignore[arg-type]
+    return infer_shapes(graph, shapes)
 
 
-def find_groups(model: GraphLayer, size: int | tuple[int, int] = 256) -> ChannelGroups:
+def find_groups(
+    model: GraphLayer, size: int | tuple[int, int] = 256, outputs: Callable[[Any], Any] | None = None
+) -> ChannelGroups:
     """Find the channel groups of ``model``, over its train and its eval graph at once.
 
     Args:
+        model: any GraphLayer.
         size: height and width at which shapes are looked at and multiply-accumulates counted, where they are dynamic.
+        outputs: picks the outputs whose costs count from the model's outputs; None: all.
     """
     walk = Walk()
     for key, graph in (("eval", model.eval_graph), ("train", model.train_graph)):
         walk.run(key, graph, _sizes(graph, size, batch=2))
-    return ChannelGroups(model, walk, size)
+    return ChannelGroups(model, walk, size, outputs)

@@ -49,8 +49,8 @@ def moved(labels: Labels, places: Sequence[int | None]) -> Labels:
     """
     result = []
     for factor in labels:
-        axes = [places[a] for a in factor.axes]
-        if None in axes:
+        axes = [place for place in (places[a] for a in factor.axes) if place is not None]
+        if len(axes) < len(factor.axes):
             raise ValueError(f"an axis that carries ids disappears: {factor.axes} -> {axes}")
         order = np.argsort(axes)
         result.append(Factor(tuple(int(axes[i]) for i in order), factor.ids.transpose(order)))

@@ -140,13 +140,14 @@ class _Points:
             needed.update(dict.fromkeys(fed))
             parameters = {n: tensors[n] for n in suffix.parameters}
             self.suffixes[name] = _Suffix(executor.prepare(suffix, parameters), fed, gates)
-        prefix = extract(graph, graph.inputs, [graph.value(n) for n in needed])
-        self.inputs = [v.name for v in prefix.inputs]
+        self.inputs = [v.name for v in graph.inputs]  # a suffix may ask for their size
+        prefix = extract(graph, graph.inputs, [graph.value(n) for n in needed if n not in self.inputs])
         self.prefix = executor.prepare(prefix, {n: tensors[n] for n in prefix.parameters})
 
     def start(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Values on which the gated parts start, and the output of the untouched model."""
-        return self.prefix({self.inputs[0]: np.asarray(batch["img"])})
+        images = {self.inputs[0]: np.asarray(batch["img"])}
+        return {**self.prefix(images), **images}
 
     def point(self, name: str, values: Mapping[str, np.ndarray], alive: np.ndarray) -> np.ndarray:
         """Output of the model with the channels that are not ``alive`` gated."""

@@ -61,8 +61,8 @@ def _apply(groups: ChannelGroups, alive: np.ndarray, settings: Mapping[str, Any]
             kept.setdefault(name, {})[str(axis)] = np.flatnonzero(stay).tolist()
     for name, axes in kept.items():
         array = model.tensor(name).numpy()
-        for axis, positions in axes.items():
-            array = array.take(positions, axis=int(axis))
+        for place, positions in axes.items():
+            array = array.take(positions, axis=int(place))
         model.set_tensor(name, array)
     graphs = {"train": model.train_graph, "eval": model.eval_graph}
     for edit in groups.walk.edits:

@@ -177,7 +177,9 @@ class Walk:
         if own is not None and ids is not None:
             self.ids.unite(own, ids)
         else:
-            self.ids.pin(own if ids is None else ids, f"{node.name} ({node.op}) joins them to fixed channels")
+            for loose in (own, ids):
+                if loose is not None:
+                    self.ids.pin(loose, f"{node.name} ({node.op}) joins them to fixed channels")
 
     def made(self, value: Value, axis: int, node: Node) -> np.ndarray | None:
         """Ids of the channels that the layer's weight ``value`` writes along ``axis``."""

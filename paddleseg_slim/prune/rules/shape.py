@@ -88,7 +88,7 @@ def reshaped(walk: Walk, node: Node, labels: Labels, before: Sequence[int], afte
     """Labels after a reshape from ``before`` to ``after``."""
     matched = blocks(before, after)
     owner = {axis: number for number, (left, _) in enumerate(matched) for axis in left}
-    result = []
+    result: list[Factor] = []
     for numbers in disjoint_sets({owner[a] for a in f.axes} for f in labels):
         left = [a for n in numbers for a in matched[n][0]]
         right = [a for n in numbers for a in matched[n][1]]
@@ -131,7 +131,7 @@ def concat(walk: Walk, node: Node) -> None:
     rank = len(walk.shape(node.out))
     axes_of = walk.integers(node, "axis")
     axis = (axes_of[0] if axes_of else 0) % rank
-    result = []
+    result: list[Factor] = []
     for axes in disjoint_sets(f.axes for value in inputs for f in walk.of(value)):
         if axis not in axes:
             parts = [(tuple(f for f in walk.of(v) if set(f.axes) <= set(axes)), list(walk.shape(v))) for v in inputs]
@@ -167,7 +167,7 @@ def _cut(labels: Labels, axis: int, start: int, stop: int) -> Labels:
 def _profile(factor: Factor, axis: int, keep: Keep) -> np.ndarray:
     """Which positions of one axis of ``factor`` stay."""
     place = factor.axes.index(axis)
-    return keep(factor.ids).any(axis=tuple(p for p in range(factor.ids.ndim) if p != place))
+    return np.asarray(keep(factor.ids).any(axis=tuple(p for p in range(factor.ids.ndim) if p != place)))
 
 
 @RULES.register("split", "split_with_num")

@@ -1,0 +1,144 @@
+"""Prune a trained model: find out what matters, remove what does not, train the rest again, measure what it brought."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from paddleseg_slim.cli import arguments, output, runner, setup, training
+from paddleseg_slim.errors import UserError
+
+if TYPE_CHECKING:
+    from paddleseg_slim.prune.plan import Goal
+
+HELP = "prune a trained model and train it again"
+
+METHODS = ("channel", "unstructured", "gmp", "2:4")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The tutorial's flags and what this package adds."""
+    arguments.add_config(parser)
+    parser.add_argument("--pruning_ratio", type=float, metavar="RATIO", help="part of the FLOPs to remove, 0 to 1")
+    parser.add_argument("--retraining_iters", type=int, required=True, metavar="N", help="training steps after pruning")
+    training.add_schedule(parser, iters=False)
+    arguments.add_weights(parser)
+    arguments.add_output(parser, "./output")
+    arguments.add_device(parser)
+    arguments.add_precision(parser)
+    parser.add_argument("--from_scratch", action="store_true", help="prune random weights, to try a command out")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --save_dir, wherever it stopped")
+    _add_goal(parser)
+    _add_sensitivity(parser)
+    _add_retraining(parser)
+    parser.add_argument("--no_bench", action="store_true", help="measure no latency")
+
+
+def _add_goal(parser: argparse.ArgumentParser) -> None:
+    goal = parser.add_argument_group("goal")
+    goal.add_argument("--target-params", "--target_params", metavar="N", help="most parameters: 900000, 0.9M")
+    goal.add_argument("--target-latency", "--target_latency", type=float, metavar="MS", help="longest run, measured")
+    goal.add_argument("--engine", metavar="NAME", help="engine for --target-latency; default: onnxruntime or paddle")
+    goal.add_argument(
+        "--max-drop", "--max_drop", type=float, metavar="X", help="largest predicted loss: 0.01 = 1 point"
+    )
+    goal.add_argument("--align", type=int, default=8, metavar="N", help="reduced widths are multiples of N; default 8")
+    goal.add_argument("--keep", nargs="+", default=[], metavar="REGEX", help="layers that stay as they are")
+    goal.add_argument("--limit", nargs="+", default=[], metavar="REGEX=PART", help="largest part removed of layers")
+    goal.add_argument("--method", choices=METHODS, default="channel", help="channels, or zeros in the weights")
+    goal.add_argument("--only_1x1", action="store_true", help="zeros in 1x1 convolutions only")
+
+
+def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sensitivity")
+    modes = ("exact", "fast", "taylor", "none")
+    group.add_argument("--sensitivity", choices=modes, default="fast", help="how; none: rank all channels globally")
+    group.add_argument("--criterion", default="l1_norm", metavar="NAME", help="which channels of a group go first")
+    group.add_argument("--sensitivity_images", type=int, metavar="N", help="images; default: all (exact), 32 (others)")
+    group.add_argument("--label_free", action="store_true", help="divergence of the outputs instead of the metric")
+    group.add_argument("--sensitivity_file", metavar="FILE", help="curves of another run, or PaddleSlim's sen.pickle")
+
+
+def _add_retraining(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("retraining")
+    group.add_argument("--no_distill", action="store_true", help="without distillation from the unpruned model")
+    group.add_argument("--distill_weight", type=float, default=1.0, metavar="W", help="of the distillation loss")
+    group.add_argument("--sparse_iters", type=int, default=0, metavar="N", help="steps of sparse training before")
+    group.add_argument(
+        "--sparse_factor", type=float, default=1e-4, metavar="F", help="L1 on BatchNorm scales meanwhile"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prune; see `add_arguments`."""
+    goal = goal_of(args)
+    arguments.at_least(args, retraining_iters=0, sparse_iters=0, sensitivity_images=1, batch_size=1, num_workers=0)
+    if not args.model_path and not args.from_scratch:
+        raise UserError("No --model_path is given.", "Give trained weights (--from_scratch prunes random ones).")
+    session = setup.start(args)
+    from paddleseg_slim import config as configs
+    from paddleseg_slim.cli import prune_run
+    from paddleseg_slim.prune.criteria import CRITERIA
+    from paddleseg_slim.tasks import build_task
+
+    CRITERIA.get(args.criterion)
+    overrides = {"iters": max(args.retraining_iters, 1), "batch_size": args.batch_size}
+    config = configs.load_config(args.config, args.opts, overrides={**overrides, "learning_rate": args.learning_rate})
+    task = build_task(config)
+    task.val_dataset(), task.train_dataset()  # what is wrong with them is said now
+    with output.claimed(args.save_dir, overwrite=args.overwrite, resume=args.resume) as folder:
+        steps = prune_run.Run(args, config, task, session, goal, folder)
+        if args.method == "channel":
+            return steps.channel()
+        return steps.sparse()
+
+
+def goal_of(args: argparse.Namespace) -> Goal:
+    """The goal by the flags.
+
+    Raises:
+        UserError: none is given, or a number makes no sense.
+    """
+    from paddleseg_slim.prune.plan import Goal
+
+    if args.method != "channel":
+        if args.pruning_ratio is None or not 0 <= args.pruning_ratio < 1:
+            raise UserError(
+                f"--method {args.method} with --pruning_ratio {args.pruning_ratio}.", "Give 0 <= ratio < 1."
+            )
+    elif all(getattr(args, n) is None for n in ("pruning_ratio", "target_params", "target_latency", "max_drop")):
+        raise UserError(
+            "No goal is given.", "Give --pruning_ratio, --target-params, --target-latency or --max-drop, or several."
+        )
+    return Goal(
+        flops_removed=args.pruning_ratio,
+        params=None if args.target_params is None else _count(args.target_params),
+        max_drop=args.max_drop,
+        latency_ms=args.target_latency,
+        align=args.align,
+        keep=tuple(args.keep),
+        limits=tuple(_limit(text) for text in args.limit),
+    )
+
+
+def _count(text: str) -> float:
+    """A number of parameters: ``900000``, ``900K``, ``0.9M``."""
+    scale = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:].upper(), 1.0)
+    try:
+        return float(text if scale == 1.0 else text[:-1]) * scale
+    except ValueError:
+        raise UserError(f"--target-params {text} is no number.", "Give 900000, 900K or 0.9M.") from None
+
+
+def _limit(text: str) -> tuple[str, float]:
+    pattern, _, part = text.rpartition("=")
+    try:
+        value = float(part)
+    except ValueError:
+        value = -1.0
+    if not pattern or not 0 <= value < 1:
+        raise UserError(f"--limit {text} is not REGEX=PART.", "Give for example --limit 'backbone.stage1=0.3'.")
+    return pattern, value
+
+
+log = runner.log

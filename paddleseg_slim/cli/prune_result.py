@@ -1,0 +1,229 @@
+"""What the prune command measures and writes: models, stages, the table before / after pruning / after retraining."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddleseg_slim.cli import report, runner
+from paddleseg_slim.config import Config
+from paddleseg_slim.deploy import benchmark
+from paddleseg_slim.deploy.export import export
+from paddleseg_slim.deploy.runtimes import available_engines
+from paddleseg_slim.deploy.runtimes.machine import describe_machine
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import GraphLayer, cost, save
+from paddleseg_slim.prune.plan import Pruned
+from paddleseg_slim.report import stage
+from paddleseg_slim.tasks.base import Metrics, Task
+from paddleseg_slim.train.evaluate import evaluate, model_forward
+from paddleseg_slim.train.loop import TrainResult
+
+ENGINES = ("onnxruntime", "openvino", "paddle")
+DENSE, PRUNED = "dense", "pruned"
+_SAMPLES = 4
+
+
+class Results:
+    """Measures and writes.
+
+    Args:
+        args, config, task, folder: of the run.
+        shape: of one image of the validation set, batch first.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, config: Config, task: Task, folder: Path, shape: tuple[int, ...]
+    ) -> None:
+        self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
+        self._dense: GraphLayer | None = None
+
+    # ---- the three models
+
+    def before(self, model: GraphLayer) -> None:
+        """Evaluate and export the model as it was given."""
+        self._dense = model
+        if self.args.resume and (self.folder / DENSE / stage.FILE_NAME).is_file():
+            return
+        self._stage(model, self.folder / DENSE, DENSE, "train", None)
+
+    def pruned(self, result: Pruned) -> None:
+        """Evaluate and export the pruned model, not trained again yet."""
+        self._stage(result.model, self.folder / PRUNED, PRUNED, "prune", DENSE)
+
+    def final(
+        self,
+        model: GraphLayer,
+        result: TrainResult | None,
+        seconds: float,
+        notes: Sequence[str] = (),
+        base: str = DENSE,
+    ) -> None:
+        """Write the retrained model in all its forms, measure everything side by side and say what came out."""
+        save(model, self.folder / "graph")
+        name = "retrained" if result is not None else "result"
+        done = self._stage(model, self.folder, name, "prune", base)
+        timed = () if self.args.no_bench else self._bench(name)
+        for folder, own in ((self.folder, name), (self.folder / PRUNED, PRUNED), (self.folder / DENSE, DENSE)):
+            if timed and (folder / stage.FILE_NAME).is_file():
+                latency = tuple(entry for entry in timed if entry.stage == own)
+                known = stage.read_stage(folder)
+                stage.write_stage(folder, replace(known, latency=tuple(replace(e, stage="") for e in latency)))
+        slow = self._slow(timed, name, model)
+        for line in slow:
+            runner.log("%s", line)
+        known = stage.read_stage(self.folder)
+        samples = self._samples(model)
+        notes = (*notes, *slow)
+        stage.write_stage(self.folder, replace(known, seconds=seconds, samples=samples, notes=notes))
+        self._say(done)
+        page = argparse.Namespace(run_dirs=[str(self.folder)], save_path=None, title="Pruning", open=False)
+        report.run(page)
+
+    def _say(self, metrics: Metrics) -> None:
+        before = stage.read_stage(self.folder / DENSE)
+        if before.accuracy is not None:
+            runner.log("%s: %.4f before, %.4f now.", metrics.primary, before.accuracy.score, metrics.score)
+        runner.log("Model: %s and %s (Paddle 3 writes model.json; older versions model.pdmodel).",
+                   self.folder / "model.json", self.folder / "model.pdiparams")  # fmt: skip
+        runner.log("To train, quantize or prune it again: --model_path %s", self.folder / "graph")
+
+    def evaluate(self, model: GraphLayer) -> Metrics:
+        """The task's metric on the whole validation set."""
+        return evaluate(
+            model_forward(model), self.task, num_workers=self.args.num_workers, settings=self.config.test_config
+        )
+
+    def _stage(self, model: GraphLayer, folder: Path, name: str, kind: str, base: str | None) -> Metrics:
+        metrics = self.evaluate(model)
+        runner.log("[EVAL] %s: %s", name, metrics.line())
+        written = self._export(model, folder)
+        counted = cost(written.layer.eval_graph, [self.shape])
+        stage.write_stage(
+            folder,
+            stage.Stage(
+                name=name,
+                kind=kind,
+                command=shlex.join(["python", *sys.argv]),
+                accuracy=stage.Accuracy.of(metrics),
+                params=counted.parameters,
+                macs=counted.macs,
+                files=stage.file_sizes(folder, "model.*", "deploy.yaml"),
+                base=base,
+                environment=describe_machine(),
+                input_shape=self.shape,
+            ),
+        )
+        return metrics
+
+    def _export(self, model: GraphLayer, folder: Path) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        fixed = model.eval_graph.inputs[0].shape
+        written = export(
+            model,
+            folder,
+            logits=self.task.logits,
+            shape=(fixed[0], fixed[1], fixed[2], fixed[3]),
+            output_op=self.config.export.get("output_op", "argmax"),
+            transforms=self.task.preprocess().describe()["transforms"],  # type: ignore[attr-defined]
+            class_names=self.task.class_names(),
+            task=self.config.task,
+        )
+        self._onnx(written.layer, folder / "model.onnx")
+        return written
+
+    def _onnx(self, headed: GraphLayer, path: Path) -> None:
+        """Also an ONNX file, for the engines that read it."""
+        if importlib.util.find_spec("onnx") is None:
+            return
+        from paddleseg_slim.deploy.onnx import write_onnx
+
+        try:
+            write_onnx(headed, path)
+        except UserError as error:  # an op without a function: the other engine is measured alone, and it says why
+            runner.log("No ONNX file: %s %s", error.cause, error.remedy)
+
+    # ---- time
+
+    def _engines(self, folder: Path) -> list[str]:
+        usable = [name for name in ENGINES if name in available_engines()]
+        return [name for name in usable if name == "paddle" or (folder / "model.onnx").is_file()]
+
+    def _bench(self, name: str) -> tuple[stage.Latency, ...]:
+        folders = {name: self.folder, DENSE: self.folder / DENSE}
+        candidates = [
+            benchmark.Candidate(own, folder, engine)
+            for engine in self._engines(self.folder)
+            for own, folder in folders.items()
+        ]
+        result = benchmark.measure(candidates, input_shape=self.shape, base=DENSE)
+        result.save(self.folder)
+        for row in result.rows:
+            if row.error:
+                runner.log("%s was not measured: %s", row.label, row.error)
+        return tuple(stage.Latency.of(row, result.settings, row.name) for row in result.rows if not row.error)
+
+    def latencies(self, models: Sequence[GraphLayer]) -> list[float]:
+        """Median milliseconds of models on the engine of ``--engine``, for one image of the validation set."""
+        with tempfile.TemporaryDirectory() as work:
+            candidates = []
+            for number, model in enumerate(models):
+                folder = Path(work) / str(number)
+                self._export(model, folder)
+                engine = self.args.engine or self._engines(folder)[0]
+                candidates.append(benchmark.Candidate(str(number), folder, engine))
+            rows = benchmark.measure(candidates, input_shape=self.shape).rows
+        for row in rows:
+            if row.error:
+                raise UserError(f"The model does not run on {row.engine}: {row.error}", "Give another --engine.")
+        return [row.median_ms for row in rows]
+
+    def _slow(self, timed: Sequence[stage.Latency], name: str, model: GraphLayer) -> list[str]:
+        """A sentence for every engine on which fewer FLOPs are not faster, with what explains it."""
+        lines = []
+        assert self._dense is not None
+        for entry in timed:
+            if entry.stage != name or entry.speedup is None or (entry.ci_low or 0.0) > 1.0:
+                continue
+            before, after = (cost(m.eval_graph, [self.shape]) for m in (self._dense, model))
+            flops, moved = 1 - after.macs / before.macs, 1 - after.activation_bytes / before.activation_bytes
+            lines.append(
+                f"{entry.engine}: {100 * flops:.0f} % fewer FLOPs, but not faster ({entry.speedup:.2f}x). Activations "
+                f"shrank by {100 * moved:.0f} %; a run takes {entry.median_ms:.2f} ms, in which calls and "
+                "memory outweigh arithmetic."
+            )
+        return lines
+
+    def _samples(self, model: GraphLayer) -> tuple[str, ...]:
+        """Predictions before and after, for a few images of the validation set."""
+        from paddleseg_slim.report.samples import save_sample
+
+        data, names = self.task.val_dataset(), []
+        assert self._dense is not None
+        for index in range(min(_SAMPLES, len(data))):
+            sample = data[index]
+            image = np.asarray(sample["img"])
+            predicted = [self._classes(m, image) for m in (self._dense, model)]
+            label = np.asarray(sample["label"])
+            if label.shape != image.shape[-2:] or label.shape != predicted[0].shape:
+                return ()  # a classification, or labels of another size: the report shows the tables alone
+            path = self.folder / "samples" / f"{index}.npz"
+            path.parent.mkdir(exist_ok=True)
+            low, high = float(image.min()), float(image.max())
+            picture = ((image - low) / max(high - low, 1e-6) * 255).astype(np.uint8).transpose(1, 2, 0)
+            save_sample(path, picture[..., :3], predicted[1], predicted[0], label)
+            names.append(f"samples/{index}.npz")
+        return tuple(names)
+
+    def _classes(self, model: GraphLayer, image: np.ndarray) -> np.ndarray:
+        logits = np.asarray(self.task.logits(model_forward(model)(image[None])))
+        return logits.argmax(1)[0].astype(np.uint8)

@@ -1,0 +1,205 @@
+"""The first step of the prune command: importance of the channels and curves of the groups, by the flags."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddleseg_slim.cli import runner
+from paddleseg_slim.config import Config
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import Executor, PaddleExecutor
+from paddleseg_slim.prune import curves as curve_files
+from paddleseg_slim.prune.channels import ChannelGroups
+from paddleseg_slim.prune.criteria import needs_gradients
+from paddleseg_slim.prune.curves import Curves
+from paddleseg_slim.prune.ranking import ranking_curves, scores
+from paddleseg_slim.prune.sensitivity import (
+    EXACT_RATIOS,
+    FAST_RATIOS,
+    Data,
+    DivergenceCounts,
+    analyse,
+    weights_fingerprint,
+)
+from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
+from paddleseg_slim.tasks.base import Task
+from paddleseg_slim.train.evaluate import batches
+from paddleseg_slim.train.progress import Progress
+
+SUBSET = 32
+"""Images of the fast modes."""
+
+STATE = "sensitivity.rank{rank}.npz"
+PICTURE = "sensitivities.png"
+
+
+class Subset:
+    """``count`` samples of a dataset, evenly spread."""
+
+    def __init__(self, dataset: Any, count: int | None) -> None:
+        self.dataset = dataset
+        total = len(dataset)
+        self.indices = np.unique(np.linspace(0, total - 1, min(count or total, total)).round().astype(int))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
+
+class Analysis:
+    """Importance and curves of a model's groups.
+
+    Args:
+        args: the command's flags.
+        config: of the run.
+        task: of the run.
+        folder: of the run.
+        groups: of the model.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, config: Config, task: Task, folder: Path, groups: ChannelGroups
+    ) -> None:
+        self.args, self.config, self.task, self.folder, self.groups = args, config, task, folder, groups
+        self.path = folder / curve_files.FILE_NAME
+        count = args.sensitivity_images or (None if args.sensitivity == "exact" else SUBSET)
+        self.samples = Subset(task.val_dataset(), count)
+        self.gradients: dict[str, np.ndarray] | None = None
+
+    def run(self) -> tuple[dict[str, np.ndarray], Curves]:
+        """Importance of every channel and the curves; both files of the curves are written.
+
+        Raises:
+            UserError: a file of an earlier run is stale, or the model is not trained.
+        """
+        if needs_gradients(self.args.criterion) or self.args.sensitivity == "taylor":
+            self.gradients = self._gradients()
+        importance = scores(self.groups, self.args.criterion, self.gradients, self.args.seed)
+        left = [g.name for g in self.groups.groups if g.name not in importance]
+        if left:
+            runner.log("%s cannot judge %d groups; they stay: %s.", self.args.criterion, len(left), ", ".join(left[:5]))
+        fingerprint = self.fingerprint()
+        curves = self._known(fingerprint)
+        if curves is None:
+            curves = self._measure(importance, fingerprint)
+            if paddle.distributed.get_rank() == 0:
+                curves.write(self.path)
+                curve_files.draw(curves, self.folder / PICTURE)
+            runner.log("Sensitivities: %s (it replaces sen.pickle), picture: %s.", self.path, PICTURE)
+        return importance, curves
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the curves are valid for."""
+        a = self.args
+        settings = [a.sensitivity, a.criterion, a.seed, a.label_free, len(self.samples)]
+        first = self.samples[0]["img"], self.samples[len(self.samples) - 1]["img"]
+        data = hashlib.sha256(
+            json.dumps(self.config.to_dict().get("val_dataset"), default=str, sort_keys=True).encode()
+        )
+        for image in first:
+            data.update(np.ascontiguousarray(image).tobytes())
+        return {
+            "weights": weights_fingerprint(self.groups),
+            "data": data.hexdigest(),
+            "settings": json.dumps(settings),
+        }
+
+    def _known(self, fingerprint: dict[str, str]) -> Curves | None:
+        """Curves of this run that is resumed, or of the file given."""
+        given = self.args.sensitivity_file
+        if given:
+            from paddleseg_slim.prune.old_pickle import is_pickle, read_curves
+
+            if is_pickle(given):
+                runner.log("%s says nothing of the weights it was measured with: take care that they are these.", given)
+                return read_curves(given, self.groups)
+            curves = Curves.read(given)
+            curves.check(fingerprint, given)
+            return curves
+        if not (self.args.resume and self.path.is_file()):
+            return None
+        curves = Curves.read(self.path)
+        curves.check(fingerprint, self.path)
+        runner.log("Sensitivities are taken from %s.", self.path)
+        return curves
+
+    def _measure(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str]) -> Curves:
+        mode = self.args.sensitivity
+        if mode == "none":
+            return ranking_curves(self.groups, importance, self.args.criterion)
+        if mode == "taylor":
+            assert self.gradients is not None
+            return taylor_curves(self.groups, self.gradients, importance, fingerprint)
+        rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        state = self.folder / STATE.format(rank=rank)
+        if not self.args.resume:
+            state.unlink(missing_ok=True)
+        size = self.args.batch_size or self.config.batch_size
+        total = -(-len(range(rank, len(self.samples), world)) // size)
+
+        def read(start: int) -> Iterator[Any]:
+            return islice(batches(self.samples, size, self.args.num_workers, rank, world), start, None)
+
+        accumulator = DivergenceCounts if self.args.label_free else self.task.accumulator
+        data = Data(read, total, accumulator, self.task.logits)
+        with Progress(total, "[SENSITIVITY]") as progress:
+            return analyse(
+                self.groups,
+                importance,
+                data,
+                executor(),
+                mode=mode,
+                ratios=EXACT_RATIOS if mode == "exact" else FAST_RATIOS,
+                state=state,
+                fingerprint=fingerprint,
+                progress=lambda done, _: progress.step(done - progress.done),
+                rank=rank,
+                world=world,
+                total=_sum_over_ranks if world > 1 else (lambda counts: counts),
+            )
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        images = (self.samples[i]["img"][None] for i in range(len(self.samples)))
+        with Progress(len(self.samples), "[GRADIENTS]") as progress:
+            return gate_gradients(
+                self.groups, images, self.task.logits, self.args.seed, lambda done: progress.step(done - progress.done)
+            )
+
+
+def _sum_over_ranks(array: np.ndarray) -> np.ndarray:
+    tensor = paddle.to_tensor(array)
+    paddle.distributed.all_reduce(tensor)
+    return np.asarray(tensor.numpy())
+
+
+def executor() -> Executor:
+    """The engine for what needs no gradient: ONNX Runtime on a CPU when it is installed, else Paddle."""
+    engine = importlib.util.find_spec("paddleseg_slim.deploy.executor")
+    if engine is None or paddle.get_device() != "cpu" or importlib.util.find_spec("onnxruntime") is None:
+        return PaddleExecutor()
+    from paddleseg_slim.deploy.executor import OnnxExecutor
+
+    made: Executor = OnnxExecutor()
+    return made
+
+
+def refuse_quantized(groups: ChannelGroups) -> None:
+    """Refuse a model with quantizers.
+
+    Raises:
+        UserError: it has some: their ranges are of the unpruned tensors.
+    """
+    if any(node.op == "slim.fake_quant" for node in groups.model.eval_graph.nodes):
+        raise UserError("The model is quantized already.", "Prune first, quantize after.")

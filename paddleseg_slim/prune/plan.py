@@ -1,0 +1,254 @@
+"""From a goal to a pruned model: which groups may change, the solver, the cut, and what was really reached."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paddleseg_slim.errors import GoalNotMet, UserError, nearest
+from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.prune.budget import Limit, Options, Plan, solve, solve_drop, width_options
+from paddleseg_slim.prune.channels import ChannelGroups, Group, find_groups
+from paddleseg_slim.prune.curves import Curves
+from paddleseg_slim.prune.ranking import channels_to_keep
+from paddleseg_slim.prune.surgery import cut
+
+MOST_REMOVED = 0.9
+"""No group loses more than this part of its channels: beyond it nothing was measured."""
+
+_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked for; at least one of the first four.
+
+    Attributes:
+        flops_removed: part of the FLOPs to remove, in [0, 1).
+        params: most parameters that may remain.
+        max_drop: most loss of the metric, absolute (0.01 is one point of 100).
+        latency_ms: longest time of one run, as `measure` of `prune_to_latency` gives it.
+        align: reduced widths are multiples of this.
+        keep: regular expressions; what matches stays untouched.
+        limits: (regular expression, largest part of the channels that may go).
+    """
+
+    flops_removed: float | None = None
+    params: float | None = None
+    max_drop: float | None = None
+    latency_ms: float | None = None
+    align: int = 8
+    keep: tuple[str, ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.flops_removed is not None and not 0 <= self.flops_removed < 1:  # NaN too
+            raise UserError(
+                f"The pruning ratio is {self.flops_removed}.", "Give the part of the FLOPs to remove: 0 <= ratio < 1."
+            )
+        for name in ("params", "latency_ms"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UserError(f"The goal {name} is {value}.", "Give a positive number.")
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise UserError(f"The largest drop is {self.max_drop}.", "Give a part of 1: 0.01 is one point of mIoU.")
+        if self.align < 1:
+            raise UserError(f"Widths cannot be multiples of {self.align}.", "Give --align 1, 8 or 16.")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model and what was reached.
+
+    Attributes:
+        model: the new model; the one it was made of is untouched.
+        widths: group -> (before, after), for the groups that changed.
+        macs, params: before and after, at the size that the groups were found at.
+        predicted_loss: sum of the curves, relative to the baseline.
+    """
+
+    model: GraphLayer
+    widths: dict[str, tuple[int, int]]
+    macs: tuple[int, int]
+    params: tuple[int, int]
+    predicted_loss: float
+
+    @property
+    def flops_removed(self) -> float:
+        """Part of the FLOPs that went."""
+        return 1 - self.macs[1] / self.macs[0]
+
+
+def _matches(pattern: str, groups: ChannelGroups) -> list[Group]:
+    """Groups whose name, layers or parameters match.
+
+    Raises:
+        UserError: the expression is malformed or matches nothing; the remedy has the nearest names.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}.", "Correct it.") from error
+    names = {g.name: [g.name, *g.layers, *(m.parameter for m in g.members)] for g in groups.groups}
+    found = [groups.by_name[name] for name, texts in names.items() if any(expression.search(t) for t in texts)]
+    if not found:
+        fixed = [layer.node for layer in groups.layers() if expression.search(layer.node)]
+        if fixed:
+            return []  # the layer exists; it cannot be pruned anyway
+        known = [node.name for node in groups.model.eval_graph.nodes if node.name]
+        raise UserError(f"{pattern!r} matches no layer.", nearest(pattern, known))
+    return found
+
+
+def options_for(groups: ChannelGroups, curves: Curves, goal: Goal) -> list[Options]:
+    """Widths and predicted losses of every group; groups without a curve stay as they are."""
+    kept = {g.name for pattern in goal.keep for g in _matches(pattern, groups)}
+    most: dict[str, float] = {}
+    for pattern, part in goal.limits:
+        for group in _matches(pattern, groups):
+            most[group.name] = min(part, most.get(group.name, 1.0))
+    options = []
+    for group in groups.groups:
+        curve = curves.groups.get(group.name)
+        fixed = curve is None or group.name in kept
+        removed = min(most.get(group.name, MOST_REMOVED), MOST_REMOVED)
+        step = group.step(goal.align)
+        widths = width_options(group.width, align=step, at_most_removed=removed, fixed=fixed)
+        if group.shares_an_axis and not fixed:  # with others on the axis, what goes must be a multiple
+            least = max(1, math.ceil(group.width * (1 - removed) - 1e-9))
+            widths = np.arange(group.width, least - 1, -step, dtype=np.int64)[::-1]
+        losses = np.zeros(len(widths)) if curve is None else curve.loss_at(widths)
+        options.append(Options(group.name, widths, losses - losses[-1]))
+    return options
+
+
+def _solve(groups: ChannelGroups, curves: Curves, goal: Goal, tighter: Mapping[str, float]) -> Plan:
+    options = options_for(groups, curves, goal)
+    limits = []
+    if goal.flops_removed is not None:
+        whole = groups.macs(groups.widths)
+        limits.append(Limit("FLOPs", groups.macs, whole * (1 - goal.flops_removed) * tighter["FLOPs"]))
+    if goal.params is not None:
+        limits.append(Limit("parameters", groups.parameters, goal.params * tighter["parameters"]))
+    if limits:
+        plan = solve(options, limits)
+        if goal.max_drop is not None and plan.loss * curves.baseline > goal.max_drop:
+            possible = solve_drop(options, groups.macs, goal.max_drop / curves.baseline)
+            part = 1 - groups.macs(possible.widths) / groups.macs(groups.widths)
+            raise GoalNotMet(
+                f"The predicted drop of {curves.metric} is {plan.loss * curves.baseline:.4f}, above {goal.max_drop}.",
+                f"Within that drop {100 * part:.1f} % of the FLOPs can go before retraining.",
+            )
+        return plan
+    assert goal.max_drop is not None
+    return solve_drop(options, groups.macs, goal.max_drop / curves.baseline)
+
+
+def prune_to(groups: ChannelGroups, curves: Curves, importance: Mapping[str, np.ndarray], goal: Goal) -> Pruned:
+    """Prune a copy of the model so that FLOPs, parameters and predicted drop are what ``goal`` says.
+
+    Costs of the result are counted anew. Where channels of one group differ in cost (entangled layers) the polynomial
+    is an average, and the solver is asked again for what is missing.
+
+    Raises:
+        GoalNotMet: it cannot be reached; the message says what can.
+        UserError: a regular expression matches nothing.
+    """
+    if goal.flops_removed is None and goal.params is None and goal.max_drop is None:
+        raise UserError("No goal is given.", "Give --pruning_ratio, --target-params, --target-latency or --max-drop.")
+    before = (groups.macs(groups.widths), groups.parameters(groups.widths))
+    tighter = {"FLOPs": 1.0, "parameters": 1.0}
+    for _ in range(_ROUNDS):
+        plan = _solve(groups, curves, goal, tighter)
+        kept = channels_to_keep(groups, importance, plan.widths)
+        model = cut(groups, kept, **_settings(goal, curves))
+        now = find_groups(model, groups.size, groups.pick)
+        after = (now.macs(now.widths), now.parameters(now.widths))
+        over = {"FLOPs": 0.0, "parameters": 0.0}
+        if goal.flops_removed is not None:
+            over["FLOPs"] = after[0] / (before[0] * (1 - goal.flops_removed)) - 1
+        if goal.params is not None:
+            over["parameters"] = after[1] / goal.params - 1
+        if max(over.values()) <= 1e-6:
+            changed = {n: (groups.by_name[n].width, len(k)) for n, k in kept.items()}
+            return Pruned(model, changed, _pair(before[0], after[0]), _pair(before[1], after[1]), plan.loss)
+        tighter = {name: tighter[name] / (1 + max(1.05 * part, 0.0)) for name, part in over.items()}
+    raise GoalNotMet(
+        f"After {_ROUNDS} rounds {100 * max(over.values()):.2f} % more remains than asked for.",
+        "Ask for a little less.",
+    )
+
+
+def _pair(before: float, after: float) -> tuple[int, int]:
+    return round(before), round(after)
+
+
+def _settings(goal: Goal, curves: Curves) -> dict[str, object]:
+    asked = {k: v for k, v in vars(goal).items() if v not in (None, ())}
+    return {"goal": {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}, "sensitivity": curves.mode}
+
+
+def prune_to_latency(
+    groups: ChannelGroups,
+    curves: Curves,
+    importance: Mapping[str, np.ndarray],
+    goal: Goal,
+    measure: Callable[[Sequence[GraphLayer]], list[float]],
+    log: Callable[[str], None] = lambda line: None,
+    rounds: int = 5,
+) -> tuple[Pruned, float]:
+    """Prune to a latency: the model time = a + b * FLOPs is fitted to what was measured, and every step is measured.
+
+    Args:
+        groups, curves, importance: as for `prune_to`.
+        goal: ``latency_ms`` is the limit; a ``flops_removed`` in it is a lower bound.
+        measure: median milliseconds of models, measured side by side on the engine.
+        log: takes a line a step.
+        rounds: most models that are built and measured.
+
+    Returns:
+        the largest model found within the limit, and its time in ms.
+
+    Raises:
+        GoalNotMet: no model measured is fast enough; the message says what was reached.
+    """
+    limit = goal.latency_ms
+    assert limit is not None
+    (whole,) = measure([groups.model])
+    log(f"unpruned: {whole:.2f} ms")
+    points, best = [(1.0, whole)], None
+    low, high = goal.flops_removed or 0.0, 1.0
+    removed = max(low, min(0.95, 1 - limit / whole))
+    for _ in range(rounds):
+        try:
+            pruned = prune_to(groups, curves, importance, _with_ratio(goal, removed))
+        except GoalNotMet:
+            high, removed = removed, 0.5 * (low + removed)
+            continue
+        (time,) = measure([pruned.model])
+        points.append((1 - pruned.flops_removed, time))
+        log(f"{100 * pruned.flops_removed:.1f} % of the FLOPs removed: {time:.2f} ms")
+        if time <= limit:
+            best, high = (pruned, time), min(high, removed)
+            if time >= 0.97 * limit:
+                break
+        else:
+            low = max(low, removed)
+        slope, offset = np.polyfit([part for part, _ in points], [time for _, time in points], 1)
+        guess = 1 - (limit * 0.985 - offset) / slope if slope > 0 else 0.5 * (low + high)
+        removed = float(guess) if low < guess < high else 0.5 * (low + high)
+    if best is None:
+        fastest = min(time for _, time in points)
+        raise GoalNotMet(
+            f"{limit} ms was not reached: the fastest model measured takes {fastest:.2f} ms.",
+            "Ask for a longer time, protect fewer layers, or lower --align.",
+        )
+    return best
+
+
+def _with_ratio(goal: Goal, removed: float) -> Goal:
+    return Goal(removed, goal.params, goal.max_drop, goal.latency_ms, goal.align, goal.keep, goal.limits)

@@ -1,0 +1,165 @@
+"""The command `slim/prune.py` as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import tiny
+
+from paddleseg_slim.graph import load
+from paddleseg_slim.report.stage import read_stage
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config and a checkpoint of it."""
+    folder = tmp_path_factory.mktemp("prune")
+    config = tiny.write_config(folder)
+    done = tiny.run("train.py", "--config", config, "--iters", 2, "--save_dir", folder / "trained")
+    assert done.returncode == 0, done.stderr
+    return config, folder / "trained" / "iter_2" / "model.pdparams"
+
+
+def flags(config: Path, model: Path, run: Path, *more: object) -> list[object]:
+    return [
+        "--config", config, "--model_path", model, "--save_dir", run, "--pruning_ratio", 0.3,
+        "--sensitivity", "none", "--save_interval", 1, "--no_bench", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(weights: tuple[Path, Path]) -> tuple[Path, str]:
+    run = weights[1].parents[2] / "pruned"
+    done = tiny.run("slim/prune.py", *flags(*weights, run, "--retraining_iters", 2))
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout + done.stderr
+
+
+def test_log_lines_are_those_of_the_tutorial(finished: tuple[Path, str]) -> None:
+    for line in (
+        "Step 1/3: Start calculating the sensitivity of model parameters...",
+        "Step 2/3: Start to prune the model, the ratio of pruning is 0.3...",
+        "Step 3/3: Start retraining the model.",
+        "FLOPs: asked 30.00 % removed, achieved",
+    ):
+        assert line in finished[1]
+
+
+def test_files_and_stages(finished: tuple[Path, str]) -> None:
+    run = finished[0]
+    for name in (
+        "model.json",
+        "model.pdiparams",
+        "deploy.yaml",
+        "sensitivities.json",
+        "report.html",
+        "graph/graph.json",
+    ):
+        assert (run / name).is_file(), name
+    before, after, last = (read_stage(run / name) for name in ("dense", "pruned", "."))
+    assert after.macs is not None and before.macs is not None and after.macs <= 0.7 * before.macs
+    assert last.macs == after.macs and last.params < before.params  # type: ignore[operator]
+    assert last.base == "dense" and last.accuracy is not None and last.accuracy.per_class
+    assert sum(last.files.values()) < sum(before.files.values())
+
+
+def test_result_trains_evaluates_and_is_pruned_again(finished: tuple[Path, str], weights: tuple[Path, Path]) -> None:
+    model = load(finished[0] / "graph")
+    assert [entry["step"] for entry in model.record] == ["prune"]
+    assert np.isfinite(model(paddle.rand([1, 3, 32, 32]))[0].numpy()).all()
+    done = tiny.run("val.py", "--config", weights[0], "--model_path", finished[0] / "graph")
+    assert done.returncode == 0, done.stderr
+    again = finished[0].parent / "again"
+    done = tiny.run("slim/prune.py", *flags(weights[0], finished[0] / "graph", again, "--retraining_iters", 0))
+    assert done.returncode == 0, done.stderr
+    assert [entry["step"] for entry in load(again / "graph").record] == ["prune", "prune"]
+
+
+def test_killed_in_retraining_and_resumed(finished: tuple[Path, str], weights: tuple[Path, Path]) -> None:
+    run = finished[0].parent / "killed"
+    arguments = flags(*weights, run, "--retraining_iters", 2)
+    process = subprocess.Popen(
+        tiny.command("slim/prune.py", *arguments),
+        env=tiny.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    limit = time.monotonic() + 240
+    while not (run / "retraining" / "iter_1").is_dir() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (run / "retraining" / "iter_1").is_dir() and not (run / "graph").exists()
+    other = tiny.run("slim/prune.py", *flags(*weights, run, "--retraining_iters", 2, "--align", 4), "--resume")
+    assert other.returncode == 2 and "--align: 4, was 8" in other.stderr
+    done = tiny.run("slim/prune.py", *arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = load(run / "graph"), load(finished[0] / "graph")
+    for name, tensor in ours.tensors():
+        assert np.array_equal(tensor.numpy(), theirs.tensor(name).numpy()), name
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "text"),
+    [
+        (["--pruning_ratio", "nan"], 2, "pruning ratio"),
+        (["--pruning_ratio", "0.99", "--align", "16"], 3, "removed"),
+        (["--sensitivity", "fast"], 2, "not trained"),
+        pytest.param(["--pruning_ratio", "1"], 2, "pruning ratio", marks=pytest.mark.slow),
+        pytest.param(["--keep", "no_such_layer"], 2, "matches no layer", marks=pytest.mark.slow),
+        pytest.param(["--criterion", "l3_norm"], 2, "l1_norm", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_work_ends_before_it_takes_long(
+    weights: tuple[Path, Path], tmp_path: Path, more: list[str], code: int, text: str
+) -> None:
+    done = tiny.run("slim/prune.py", *flags(*weights, tmp_path / "run", "--retraining_iters", 1), *more)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_no_weights_and_no_goal(weights: tuple[Path, Path], tmp_path: Path) -> None:
+    base = ["--config", weights[0], "--retraining_iters", 1, "--save_dir", tmp_path / "run"]
+    for more, text in ((["--pruning_ratio", 0.3], "--model_path"), (["--model_path", weights[1]], "No goal")):
+        done = tiny.run("slim/prune.py", *base, *more)
+        assert done.returncode == 2 and text in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["unstructured", "gmp", "2:4"])
+def test_zeros(weights: tuple[Path, Path], tmp_path: Path, method: str) -> None:
+    run = tmp_path / "run"
+    done = tiny.run("slim/prune.py", *flags(*weights, run, "--retraining_iters", 2, "--method", method))
+    assert done.returncode == 0, done.stderr
+    model = load(run / "graph")
+    part = model.record[-1]["zeros"]
+    assert part == pytest.approx(0.5 if method == "2:4" else 0.3, abs=0.02)
+    assert any("faster" in note or "TensorRT" in note for note in read_stage(run).notes)
+
+
+@pytest.mark.slow
+def test_sparse_training_first(weights: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = flags(
+        *weights, tmp_path / "run", "--retraining_iters", 1, "--criterion", "bn_scale", "--sparse_iters", 2
+    )
+    done = tiny.run("slim/prune.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "Sparse training of" in done.stdout + done.stderr
+
+
+def test_groups_command(tmp_path: Path) -> None:
+    verb = [sys.executable, "-m", "paddleseg_slim.cli.main", "groups", "fast_scnn", "--json", "groups.json"]
+    environment = {**tiny.environment(), "PYTHONPATH": str(tiny.ROOT), "COLUMNS": "160"}
+    done = subprocess.run(verb, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "groups.json").read_text())
+    assert data["prunable_share"] > 0.95 and "network's output" in done.stdout
