@@ -16,14 +16,19 @@ HELP = "print the channel groups of a model, and why the rest cannot be pruned"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A model by config, by a saved folder or file, or by its name in the zoo."""
+    """A model, and what to print of it."""
+    add_model(parser)
+    parser.add_argument("--members", action="store_true", help="list every parameter axis of every group")
+    parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
+    arguments.add_device(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """A model by config, by a saved folder or file, or by its name in the zoo; and the size to count costs at."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="saved model (folder or file), or a name of the zoo")
     parser.add_argument("--config", metavar="FILE", help="a config whose model is meant")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change keys of the config")
     parser.add_argument("--input_shape", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help="costs' size")
-    parser.add_argument("--members", action="store_true", help="list every parameter axis of every group")
-    parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
-    arguments.add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.files import write_json
     from paddleseg_slim.prune.channels import find_groups
 
-    groups = find_groups(_model(args), tuple(args.input_shape))
+    groups = find_groups(open_model(args), tuple(args.input_shape))
     console = Console()
     _print_groups(console, groups, args.members)
     _print_pinned(console, groups)
@@ -45,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(args: argparse.Namespace) -> GraphLayer:
+def open_model(args: argparse.Namespace) -> GraphLayer:
+    """The model that the arguments of `add_model` name, as a graph."""
     from pathlib import Path
 
     from paddle.static import InputSpec

@@ -1,5 +1,6 @@
 """The graph: any Paddle model captured, run, trained, edited, saved and loaded without its Python class."""
 
+from paddleseg_slim import compat  # noqa: F401  (first: it says clearly when Paddle is missing)
 from paddleseg_slim.graph.capture import capture
 from paddleseg_slim.graph.cost import Cost, NodeCost, cost
 from paddleseg_slim.graph.edit import (

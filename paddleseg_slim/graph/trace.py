@@ -181,7 +181,7 @@ class Tracer:
         names = self._names
 
         def next_id() -> int:
-            return int(block.back().id()) + 1 if block.num_ops() else 0
+            return 0 if block.empty() else int(block.back().id()) + 1
 
         def call(layer: nn.Layer, *inputs: Any, **keywords: Any) -> Any:
             names.enter(layer, next_id())

@@ -1,0 +1,80 @@
+"""Print a model as a table of nodes with shapes, parameters and multiply-accumulates, and draw it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_slim.cli import arguments, groups, setup
+from paddleseg_slim.errors import UserError
+
+if TYPE_CHECKING:
+    from paddleseg_slim.graph import Cost, GraphLayer
+
+HELP = "print a model node by node with shapes, parameters and MACs, and draw it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A model by config, by a saved folder or file, or by its name in the zoo."""
+    groups.add_model(parser)
+    parser.add_argument("--train", action="store_true", help="the graph of train mode, with auxiliary heads")
+    parser.add_argument("--svg", metavar="FILE", help="also draw the graph as SVG")
+    parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
+    arguments.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print; see `add_arguments`."""
+    if (args.model is None) == (args.config is None):
+        raise UserError("Give a model or a --config, one of them.", "paddleseg-slim inspect fast_scnn")
+    setup.start(args)
+    from rich.console import Console
+
+    from paddleseg_slim.files import write_json, write_text
+    from paddleseg_slim.graph import cost
+    from paddleseg_slim.graph.picture import svg
+
+    layer = groups.open_model(args)
+    graph = layer.train_graph if args.train else layer.eval_graph
+    costs = cost(graph, [_shape(value.shape, args.input_shape) for value in graph.inputs])
+    _print(Console(), layer, costs)
+    if args.svg:
+        write_text(args.svg, svg(graph, costs))
+    if args.json:
+        write_json(args.json, describe(costs))
+    return 0
+
+
+def _shape(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, ...]:
+    """One sample of ``size`` (height, width) where axes are dynamic."""
+    spatial = len(shape) - 2
+    return tuple(
+        known if known != -1 else 1 if axis < max(spatial, 1) else int(size[axis - spatial])
+        for axis, known in enumerate(shape)
+    )
+
+
+def describe(costs: Cost) -> dict[str, Any]:
+    """Costs as plain data."""
+    totals = {"macs": costs.macs, "parameters": costs.parameters, "activation_bytes": costs.activation_bytes}
+    return {**totals, "nodes": [{**vars(node), "shape": list(node.shape)} for node in costs.nodes]}
+
+
+def _print(console: Any, layer: GraphLayer, costs: Cost) -> None:
+    from rich.table import Table
+
+    table = Table(title=repr(layer))
+    table.add_column("node", overflow="fold")
+    for name, justify in (("op", "left"), ("output", "left"), ("parameters", "right"), ("MACs", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for node in costs.nodes:
+        parameters = f"{node.parameters:,}" if node.parameters else ""
+        macs = f"{node.macs / 1e6:,.2f} M" if node.macs else ""
+        table.add_row(node.name, node.op, "x".join(map(str, node.shape)), parameters, macs)
+    console.print(table)
+    console.print(
+        f"{costs.macs / 1e9:.3f} GMACs, {costs.parameters / 1e6:.3f} M parameters, "
+        f"{costs.activation_bytes / 2**20:.1f} MiB of activations."
+    )
+    for entry in layer.record:
+        console.print(f"Done to it: {entry.get('pass', entry.get('kind', '?'))}")
