@@ -274,7 +274,7 @@ class Builder:
         if slot is None:
             return [int(item) for item in np.asarray(node.attrs[argument]).reshape(-1)]
         items: list[int | str] = []
-        for value in slot_values(slot):
+        for value in map(_uncast, slot_values(slot)):
             array = self.array(value)
             if array is not None:
                 items += [int(number) for number in array.reshape(-1)]
@@ -339,3 +339,12 @@ class Builder:
         if (start, end) == (0, rank):
             return whole
         return self.op("Slice", [whole, self.integers([start]), self.integers([end])], node)
+
+
+def _uncast(value: Value) -> Value:
+    """The value behind casts from one integer type to another, which change nothing where sizes are wanted."""
+    node = value.producer
+    while node is not None and node.op == "cast" and all("int" in item.dtype for item in (value, node.value("x"))):
+        value = node.value("x")
+        node = value.producer
+    return value

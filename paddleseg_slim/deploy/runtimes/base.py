@@ -86,7 +86,7 @@ class NodePrecision:
 
 @dataclass(frozen=True)
 class NodeTime:
-    """Average time of one node in one run.
+    """Median time of one node in one run.
 
     Attributes:
         name: the node's name in the engine's own graph.
@@ -170,7 +170,7 @@ class Runtime(ABC):
         """Tell the engine, and as far as it can tell, the precision of every node. May take as long as a load."""
 
     def node_times(self) -> list[NodeTime]:
-        """Average time of each node over the runs so far; needs ``RuntimeOptions.profile``.
+        """Median time of each node over the runs so far; needs ``RuntimeOptions.profile``.
 
         Raises:
             UserError: this engine does not tell.

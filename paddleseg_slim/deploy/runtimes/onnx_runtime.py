@@ -160,7 +160,7 @@ class OnnxRuntime(Runtime):
         return nodes, _quantized_convs(source), ""
 
     def node_times(self) -> list[NodeTime]:
-        """Average node times from ONNX Runtime's own profile, the first run left out; ends the profiling."""
+        """Median node times from ONNX Runtime's own profile, the first run left out; ends the profiling."""
         if self._folder is None:
             return super().node_times()
         with open(self._session.end_profiling(), encoding="utf-8") as stream:
@@ -171,7 +171,7 @@ class OnnxRuntime(Runtime):
         self._folder.cleanup()
         self._folder = None
         return [
-            NodeTime(name, op, float(np.mean(values[1:] or values)), (name,)) for (name, op), values in times.items()
+            NodeTime(name, op, float(np.median(values[1:] or values)), (name,)) for (name, op), values in times.items()
         ]
 
 

@@ -68,7 +68,7 @@ class OpenVinoRuntime(Runtime):
         self._request = self._compiled.create_infer_request()
         self.inputs = [_spec(port) for port in self._compiled.inputs]
         self.outputs = [_spec(port) for port in self._compiled.outputs]
-        self._totals: dict[str, float] = {}
+        self._times: dict[str, list[float]] = {}
         self._runs = 0
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -84,7 +84,7 @@ class OpenVinoRuntime(Runtime):
             return
         for entry in self._request.profiling_info:
             milliseconds = entry.real_time.total_seconds() * 1000
-            self._totals[entry.node_name] = self._totals.get(entry.node_name, 0.0) + milliseconds
+            self._times.setdefault(entry.node_name, []).append(milliseconds)
 
     def describe(self) -> RuntimeInfo:
         """Read the precision of every node from the execution graph."""
@@ -114,17 +114,16 @@ class OpenVinoRuntime(Runtime):
         )
 
     def node_times(self) -> list[NodeTime]:
-        """Average node times from the performance counters, the first run left out."""
+        """Median node times from the performance counters, the first run left out."""
         if not self.options.profile:
             return super().node_times()
         origins = {op.get_friendly_name(): op for op in self._compiled.get_runtime_model().get_ordered_ops()}
-        counted = max(1, self._runs - 1)
         times = []
-        for name, total in self._totals.items():
+        for name, values in self._times.items():
             op = origins.get(name)
             if op is not None:
                 origin = tuple(part for part in _info(op, "originalLayersNames").split(",") if part)
-                times.append(NodeTime(name, _info(op, "layerType"), total / counted, origin))
+                times.append(NodeTime(name, _info(op, "layerType"), float(np.median(values)), origin))
         return times
 
 

@@ -1,0 +1,51 @@
+"""Show where the time of a model goes, node by node."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from paddleseg_slim.cli import arguments, runner
+from paddleseg_slim.errors import UserError
+
+HELP = "show where the time of a model goes, node by node"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``profile``."""
+    parser.add_argument("model", metavar="MODEL", help="exported model or saved graph: a file or a folder")
+    parser.add_argument("--engine", default="onnxruntime", help="onnxruntime (default) or openvino")
+    parser.add_argument("--input_shape", nargs="+", type=int, default=[512, 512], metavar="N", help="N C H W, or H W")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: the physical cores")
+    parser.add_argument("--runs", type=int, default=20, metavar="N", help="runs that count; times are medians")
+    parser.add_argument("--top", type=int, default=30, metavar="N", help="rows of the table")
+    parser.add_argument("--save_dir", metavar="DIR", help="write profile.json and profile.png there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Profile; see `add_arguments`."""
+    from rich.console import Console
+
+    from paddleseg_slim.deploy.prepare import model_file
+    from paddleseg_slim.deploy.profile import ENGINES, profile_model
+    from paddleseg_slim.deploy.runtimes import require_engine
+
+    require_engine(args.engine)
+    if args.engine not in ENGINES:
+        raise UserError(
+            f"{args.engine} does not tell the time of single nodes.", f"Choose one of: {', '.join(ENGINES)}."
+        )
+    arguments.at_least(args, runs=1, top=1, threads=0)
+    shape = (1, 3, *args.input_shape) if len(args.input_shape) == 2 else tuple(args.input_shape)
+    if args.save_dir:
+        arguments.check_folder(args.save_dir)
+    with tempfile.TemporaryDirectory() as work:
+        file = model_file(args.model, "onnxruntime", work)
+        profile = profile_model(file, args.engine, input_shape=shape, threads=args.threads, runs=args.runs)
+    Console(width=None if sys.stdout.isatty() else 160).print(profile.table(args.top))
+    if args.save_dir:
+        profile.save(args.save_dir)
+        runner.log("The profile is saved in %s.", Path(args.save_dir))
+    return 0
