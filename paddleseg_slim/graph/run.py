@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddleseg_slim import compat
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.dispatch import INTS, SCALAR, TENSOR, call_of, constant_argument, result_values
 from paddleseg_slim.graph.host import as_integer_list, as_integers, as_scalar, host_nodes, run_host
@@ -45,8 +46,14 @@ def run_static(graph: Graph, inputs: Sequence[Any], parameters: Mapping[str, Any
     """Build the ops of ``graph`` into the current program; returns the PIR value of every value."""
     env: dict[Value, Any] = dict(zip(graph.inputs, inputs))
     env.update((value, parameters[name]) for name, value in graph.parameters.items())
+
+    def argument(value: Value, kind: str) -> Any:
+        """A number of one element and one of no axis do not mix in a list of sizes."""
+        item = env[value]
+        return paddle.reshape(item, []) if kind == SCALAR and compat.pir_shape(item) == (1,) else item
+
     for node in graph.nodes:
-        env.update(result_values(node, build(node, call_of(node), lambda value, _: env[value])))
+        env.update(result_values(node, build(node, call_of(node), argument)))
     return env
 
 
