@@ -155,14 +155,23 @@ def test_segmentation_and_graph_layers_train_in_the_same_loop(tmp_path: Path) ->
     assert all(np.allclose(plain[name], traced[name], atol=1e-5) for name in plain)
 
 
-def test_progress_prints_lines_with_an_eta(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_prints_lines_with_an_eta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(logging.getLogger("paddleseg_slim"), "propagate", True)
-    with caplog.at_level(logging.INFO), Progress(4, "Working") as bar:
-        bar.step()
-        bar.step(3)
-    assert [record.getMessage().split(" | ")[0] for record in caplog.records] == ["Working 1/4", "Working 4/4"]
-    assert caplog.records[-1].getMessage().endswith("ETA 00:00:00")
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(progress.__name__)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with Progress(4, "Working") as bar:
+            bar.step()
+            bar.step(3)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    assert [line.split(" | ")[0] for line in lines] == ["Working 1/4", "Working 4/4"]
+    assert lines[-1].endswith("ETA 00:00:00")
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Momentum", "Adam", "AdamW"])
