@@ -18,6 +18,7 @@ from paddleseg_slim.cli import report, runner
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.export import export
+from paddleseg_slim.deploy.head import with_head
 from paddleseg_slim.deploy.runtimes import available_engines
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.errors import UserError
@@ -194,7 +195,8 @@ class Results:
         for entry in timed:
             if entry.stage != name or entry.speedup is None or (entry.ci_low or 0.0) > 1.0:
                 continue
-            before, after = (cost(m.eval_graph, [self.shape]) for m in (self._dense, model))
+            heads = (with_head(m, self.task.logits, "none") for m in (self._dense, model))
+            before, after = (cost(m.eval_graph, [self.shape]) for m in heads)
             flops, moved = 1 - after.macs / before.macs, 1 - after.activation_bytes / before.activation_bytes
             lines.append(
                 f"{entry.engine}: {100 * flops:.0f} % fewer FLOPs, but not faster ({entry.speedup:.2f}x). Activations "

@@ -31,7 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def flags(config: Path, model: Path, run: Path, *more: object) -> list[object]:
     return [
         "--config", config, "--model_path", model, "--save_dir", run, "--pruning_ratio", 0.3,
-        "--sensitivity", "none", "--save_interval", 1, "--no_bench", *more,
+        "--sensitivity", "none", "--save_interval", 1, "--no_bench", "--threads", 1, *more,
     ]  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def test_files_and_stages(finished: tuple[Path, str]) -> None:
     assert sum(last.files.values()) < sum(before.files.values())
 
 
+@pytest.mark.slow
 def test_result_trains_evaluates_and_is_pruned_again(finished: tuple[Path, str], weights: tuple[Path, Path]) -> None:
     model = load(finished[0] / "graph")
     assert [entry["step"] for entry in model.record] == ["prune"]
@@ -104,15 +105,16 @@ def test_killed_in_retraining_and_resumed(finished: tuple[Path, str], weights: t
     assert done.returncode == 0, done.stderr
     ours, theirs = load(run / "graph"), load(finished[0] / "graph")
     for name, tensor in ours.tensors():
-        assert np.array_equal(tensor.numpy(), theirs.tensor(name).numpy()), name
+        expected = theirs.tensor(name).numpy()
+        np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(
     ("more", "code", "text"),
     [
-        (["--pruning_ratio", "nan"], 2, "pruning ratio"),
+        pytest.param(["--pruning_ratio", "nan"], 2, "pruning ratio", marks=pytest.mark.slow),
         (["--pruning_ratio", "0.99", "--align", "16"], 3, "removed"),
-        (["--sensitivity", "fast"], 2, "not trained"),
+        pytest.param(["--sensitivity", "fast"], 2, "not trained", marks=pytest.mark.slow),
         pytest.param(["--pruning_ratio", "1"], 2, "pruning ratio", marks=pytest.mark.slow),
         pytest.param(["--keep", "no_such_layer"], 2, "matches no layer", marks=pytest.mark.slow),
         pytest.param(["--criterion", "l3_norm"], 2, "l1_norm", marks=pytest.mark.slow),
