@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paddleseg_slim.chain.plan import Plan
 from paddleseg_slim.chain.recipe import Goal, Step, Try
+from paddleseg_slim.chain.stages import stages_of
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.report.stage import FILE_NAME, Accuracy, Latency, Stage, read_stage
+from paddleseg_slim.report.stage import Latency, Stage
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ def attempt_of(plan: Plan, item: Try) -> Attempt:
     """
     goal = plan.recipe.goal
     assert goal is not None
-    common, own = _stages(plan, plan.recipe.steps), _stages(plan, item.steps)
-    before = _accuracy(stage for stage in common if goal.base in (stage.name, stage.base)) or _accuracy(common)
-    after = _accuracy(reversed(own))
+    known = {stage.name: stage for step in (*plan.recipe.steps, *item.steps) for stage in _stages(plan, step)}
+    own = [known[step.name] for step in item.steps if step.name in known]
+    before = known[goal.base].accuracy if goal.base in known else None
+    after = next((stage.accuracy for stage in reversed(own) if stage.accuracy), None)
     speeds = [row for stage in own for row in stage.latency if _counts(row, goal)]
     if before is None or after is None or not speeds:
         lacks = "a measured speed-up" if before and after else f"the accuracy {'after' if before else 'before'}"
@@ -69,10 +71,5 @@ def _counts(row: Latency, goal: Goal) -> bool:
     return row.speedup is not None and row.base == goal.base != row.stage and goal.engine in ("", row.engine)
 
 
-def _stages(plan: Plan, steps: Sequence[Step]) -> list[Stage]:
-    folders = [plan.folder_of(step) for step in steps]
-    return [read_stage(folder) for folder in folders if (folder / FILE_NAME).is_file()]
-
-
-def _accuracy(stages: Iterable[Stage]) -> Accuracy | None:
-    return next((stage.accuracy for stage in stages if stage.accuracy), None)
+def _stages(plan: Plan, step: Step) -> Iterator[Stage]:
+    return (stage for _, stage in stages_of(plan.folder_of(step)))

@@ -82,6 +82,12 @@ class Plan:
         folder = self.folder_of(step)
         return step.row.makes_model(folder) if step.row.makes_model else folder
 
+    def reference(self, name: str, step: Step) -> tuple[Path, Path]:
+        """What ``@name`` and the folder of ``@name/...`` mean in the options of ``step``."""
+        model = self.made(name)
+        folder = self.folder_of(self.steps[name]) if name in self.steps else model
+        return (model if step.row.takes_model else folder), folder
+
     def before(self, step: Step) -> list[Step]:
         """The steps before ``step`` in its chain, in order; of the tries only its own."""
         chains = [self.recipe.steps, *((*self.recipe.steps, *item.steps) for item in self.recipe.tries)]
@@ -89,23 +95,22 @@ class Plan:
         return list(chain[: chain.index(step)])
 
     def base_of(self, step: Step) -> str:
-        """Stage that the report compares the step's with: its source, or the first one made of the same start."""
-        if step.source != START:
+        """Stage of the model that the step is given; empty if no step before has left one."""
+        if step.source not in ("", START):
             return step.source
-        return next((s.name for s in self.before(step) if s.source == START), "")
+        return START if step.source and any(s.source == START for s in self.before(step)) else ""
 
     def arguments(self, step: Step) -> list[str]:
         """The arguments of the step's command."""
         before = self.before(step)
-        options = resolve(step.options, {name: self.made(name) for name in step.references()})
+        options = resolve(step.options, {name: self.reference(name, step) for name in step.references()})
         config_opts = {"opts": list(self.opts)} if self.opts else {}
         return verbs.command_line(
             step.row,
             options,
             {
                 **{"config": str(self.recipe.config), "folder": str(self.folder_of(step)), "run": str(self.folder)},
-                **{"model": str(self.made(step.source)) if step.source else "", "name": step.name},
-                "base": self.base_of(step),
+                "model": str(self.made(step.source)) if step.source else "",
                 "stages": [str(self.folder_of(s)) for s in before if s.name != START and not s.row.sees_all],
             },
             {**self.recipe.common, **config_opts},

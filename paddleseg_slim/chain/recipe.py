@@ -8,9 +8,10 @@
       - bench: {model: ["pruned=@pruned", "int8=@int8"], engine: [onnxruntime, openvino]}
       - report
 
-A step's options are those of the command of its name. ``@name`` in an option is what the step ``name`` made
-(``@name/file``: a file in its folder). A step takes the model of the last step before it that made one, unless its
-key ``from`` names another; ``start`` is the model that the chain begins with.
+A step's options are those of the command of its name. ``@name`` in an option is the model that the step ``name`` made,
+or its folder where files are measured (``bench``, ``eval``); ``@name/file`` is a file or folder in it. A step takes the
+model of the last step before it that made one, unless its key ``from`` names another; ``start`` is the model that the
+chain begins with.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from paddleseg_slim.errors import UserError, nearest
 START = "start"
 _KEYS = ("description", "config", "model", "common", "from_scratch", "steps", "goal", "tries")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_.-]*)")
+_REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_.-]*)(/?)")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Step:
 
     def references(self) -> tuple[str, ...]:
         """Names of the steps that the options refer to."""
-        return tuple(dict.fromkeys(name for text in _texts(self.options) for name in _REFERENCE.findall(text)))
+        return tuple(dict.fromkeys(name for text in _texts(self.options) for name, _ in _REFERENCE.findall(text)))
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,8 @@ def _step(item: Any, where: str, known: Mapping[str, Step], last: str, prefix: s
             return full if full in known else reference
         raise UserError(f"{where}: there is no step {reference!r} before it.", nearest(reference, [START, *known]))
 
+    if verb == "train" and name != START:
+        raise UserError(f"{where}: a training that is not the first step.", "Compressed models are trained by distil.")
     source = own(str(options.pop("from", last))) if VERBS[verb].takes_model else ""
     return Step(name, verb, _replaced(options, own), source)
 
@@ -219,7 +222,7 @@ def _step(item: Any, where: str, known: Mapping[str, Step], last: str, prefix: s
 def _replaced(value: Any, own: Any) -> Any:
     """``value`` with the references in its texts renamed by ``own``."""
     if isinstance(value, str):
-        return _REFERENCE.sub(lambda match: "@" + own(match.group(1)), value)
+        return _REFERENCE.sub(lambda match: f"@{own(match[1])}{match[2]}", value)
     if isinstance(value, Mapping):
         return {key: _replaced(item, own) for key, item in value.items()}
     return [_replaced(item, own) for item in value] if isinstance(value, list) else value
@@ -233,10 +236,10 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def resolve(value: Any, paths: Mapping[str, Path]) -> Any:
-    """``value`` with every ``@name`` replaced by its path."""
+def resolve(value: Any, paths: Mapping[str, tuple[Path, Path]]) -> Any:
+    """``value`` with every ``@name`` replaced by the first of its paths, ``@name/`` by the second."""
     if isinstance(value, str):
-        return _REFERENCE.sub(lambda match: paths[match.group(1)].as_posix(), value)
+        return _REFERENCE.sub(lambda match: paths[match[1]][bool(match[2])].as_posix() + match[2], value)
     if isinstance(value, Mapping):
         return {key: resolve(item, paths) for key, item in value.items()}
     return [resolve(item, paths) for item in value] if isinstance(value, list) else value

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from paddleseg_slim.chain import stages, verbs
 from paddleseg_slim.chain import state as states
-from paddleseg_slim.chain import verbs
 from paddleseg_slim.chain.goal import Attempt, attempt_of, best_of
 from paddleseg_slim.chain.plan import KEEP, RESUME, Decision, Plan
-from paddleseg_slim.chain.recipe import Step
+from paddleseg_slim.chain.recipe import START, Step
 from paddleseg_slim.chain.state import Record, State
 from paddleseg_slim.errors import GoalNotMet, SlimError, UserError
 
@@ -100,6 +100,7 @@ class Chain:
             raise _EXIT_CODES.get(code, SlimError)(
                 f"The step {step.name} ended with exit code {code}.", "Its message stands above; go on with --resume."
             )
+        stages.rename(folder, step.name, self.plan.base_of(step), START)
         record.status, record.files = "done", states.outputs(folder) if folder.is_dir() else {}
         self.state.write()
 

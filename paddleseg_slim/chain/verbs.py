@@ -21,8 +21,9 @@ def _trained(folder: Path) -> Path:
     return steps[max(steps)] / "model.pdparams" if steps else best
 
 
-def _folder(folder: Path) -> Path:
-    return folder
+def _graph(folder: Path) -> Path:
+    """The saved graph that a compression left, in its folder or in ``graph/``."""
+    return folder / "graph" if (folder / "graph" / "graph.json").is_file() else folder
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Verb:
     Attributes:
         command: its name on the command line.
         given: what the chain itself gives, argument -> text with ``{config}``, ``{model}`` (of the source),
-            ``{folder}`` (of the step), ``{run}`` (of the chain), ``{stages}`` (folders of the steps before), ``{name}``
-            and ``{base}`` (names of stages, for a command that has these options).
+            ``{folder}`` (of the step), ``{run}`` (of the chain), ``{stages}`` (folders of the steps before).
         takes_model: whether it works on a model.
         makes_model: what the next step takes, of the step's folder; None for a command that makes no model.
         fixed: options that the verb stands for.
@@ -43,7 +43,7 @@ class Verb:
     command: str
     given: dict[str, str] = field(default_factory=dict)
     takes_model: bool = True
-    makes_model: Callable[[Path], Path] | None = _folder
+    makes_model: Callable[[Path], Path] | None = _graph
     fixed: dict[str, Any] = field(default_factory=dict)
     sees_all: bool = False
 
@@ -53,13 +53,12 @@ class Verb:
         return self.given or _COMMON
 
 
-_COMMON = {"config": "{config}", "model_path": "{model}", "save_dir": "{folder}", "name": "{name}", "base": "{base}"}
-_OPTIONAL = ("name", "base")
+_COMMON = {"config": "{config}", "model_path": "{model}", "save_dir": "{folder}"}
 
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train",
-        given={"config": "{config}", "save_dir": "{folder}", "name": "{name}"},
+        given={"config": "{config}", "save_dir": "{folder}"},
         takes_model=False,
         makes_model=_trained,
     ),
@@ -67,16 +66,13 @@ VERBS: dict[str, Verb] = {
     "sparsify": Verb("prune", fixed={"method": "gmp"}),
     "distil": Verb(
         "distill",
-        given={
-            **{"student_config": "{config}", "model_path": "{model}", "save_dir": "{folder}"},
-            **{"name": "{name}", "base": "{base}"},
-        },
+        given={"student_config": "{config}", "model_path": "{model}", "save_dir": "{folder}"},
     ),
     "ptq": Verb("post_quant"),
     "qat": Verb("quant"),
     "export": Verb("export", makes_model=None),
-    "eval": Verb("eval", makes_model=None, takes_model=False, given={"name": "{name}", "save_dir": "{folder}"}),
-    "bench": Verb("bench", makes_model=None, takes_model=False, given={"name": "{name}", "save_dir": "{folder}"}),
+    "eval": Verb("eval", makes_model=None, takes_model=False, given={"config": "{config}", "save_dir": "{folder}"}),
+    "bench": Verb("bench", makes_model=None, takes_model=False, given={"save_dir": "{folder}"}),
     "report": Verb(
         "report",
         given={"run_dirs": "{stages}", "save_path": "{run}/report.html"},
@@ -139,7 +135,7 @@ def command_line(
     actions = _actions(parser_of(verb))
     given = {name: _filled(text, values) for name, text in verb.arguments.items()}
     for name in given:
-        if name not in actions and name not in _OPTIONAL:
+        if name not in actions:
             raise UserError(f"{where}: the command {verb.command} has no option {name}.", "It does not fit a chain.")
     chosen: dict[str, tuple[argparse.Action, Any]] = {}
     for layer in (common, given, verb.fixed):
@@ -161,6 +157,8 @@ def _filled(text: str, values: Mapping[str, Any]) -> Any:
 
 def _texts(action: argparse.Action, value: Any, where: str) -> list[str]:
     """An option as the command line has it."""
+    if value is None and "none" in (action.choices or ()):
+        value = "none"  # which YAML reads as a null
     if value is None:
         return []
     if action.nargs == 0:  # a switch
