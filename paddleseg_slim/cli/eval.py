@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", metavar="PATH", help="source model, to say the difference: weights or a folder")
     parser.add_argument("--source_metrics", metavar="FILE", help="the same, as written by val.py --json")
     parser.add_argument("--max-drop", "--max_drop", type=float, metavar="D",
-                        help="exit 3 when the file is worse than the source by more than D (0.01: a point)")  # fmt: skip
+                        help="exit 3 when the file is worse than the source by over D (0.01: a point)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
     parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
     parser.add_argument("--dataset", choices=("val", "test", "train"), default="val", help="section to evaluate on")

@@ -41,7 +41,7 @@ class OnnxExecutor:
         """
         import onnxruntime
 
-        from paddleseg_slim.deploy.onnx import graph_to_onnx
+        from paddleseg_slim.deploy.onnx import graph_to_onnx, output_name
 
         arrays = {name: _array(tensors[name]) for name in graph.parameters}
         model = graph_to_onnx(graph, arrays, check=False)
@@ -52,12 +52,12 @@ class OnnxExecutor:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
         read = {item.name for item in session.get_inputs()}
-        wanted = [value.name for value in dict.fromkeys(graph.output_values())]
+        wanted = {value.name: output_name(value) for value in graph.output_values()}
         kinds = {value.name: np.dtype(value.dtype) for value in graph.inputs if value.name in read}
 
         def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             arrays = {name: np.ascontiguousarray(feeds[name], kind) for name, kind in kinds.items()}
-            return dict(zip(wanted, session.run(wanted, arrays)))
+            return dict(zip(wanted, session.run(list(wanted.values()), arrays)))
 
         return run
 

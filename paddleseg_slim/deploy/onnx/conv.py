@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
-from paddleseg_slim.deploy.onnx.builder import Builder, writes
+from paddleseg_slim.deploy.onnx.builder import DTYPES, Builder, writes
 from paddleseg_slim.deploy.onnx.fold import TRANSPOSED, Folded, fold, scaled_filter
 from paddleseg_slim.deploy.onnx.quant import quantized_bias
 from paddleseg_slim.errors import UserError
@@ -142,6 +143,27 @@ def _pool(b: Builder, node: Node) -> str:
         **_padding(b, node, x, kernel, strides, [1, 1]),
     }
     return b.op(f"{kind}Pool", [b.ref(x)], node, last=True, **attrs)
+
+
+@writes("max_pool2d_with_index")
+def _max_pool_with_index(b: Builder, node: Node) -> str | list[str]:
+    """The index counts inside one channel in Paddle, over the whole tensor in ONNX; mostly nobody reads it."""
+    x, (_, place) = node.value("x"), node.output_values()
+    kernel, unread = b.known_integers(node, "kernel_size"), not b.graph.users(place) and not b.graph.is_output(place)
+    adaptive, everywhere = bool(node.attrs.get("adaptive")), bool(node.attrs.get("global_pooling"))
+    if unread and (everywhere or (adaptive and kernel == [1, 1])):
+        return b.op("GlobalMaxPool", [b.ref(x)], node, last=True)
+    if unread and adaptive:
+        return _adaptive_pool(b, node, x, "Max", kernel)
+    if adaptive or everywhere:
+        raise UserError(f"Node {node.name!r} gives the places of an adaptive pooling; ONNX lacks that.", "Remove it.")
+    names = [node.out.name, b.unique(f"{node.name}/place")]
+    attrs = {"kernel_shape": kernel, "strides": list(node.attrs["strides"]), "pads": _explicit_pads(node)}
+    mode = int(bool(node.attrs.get("ceil_mode")))
+    b.nodes.append(helper.make_node("MaxPool", [b.ref(x)], names, node.name, ceil_mode=mode, **attrs))
+    area = b.op("ReduceProd", [b.shape_slice(b.ref(x), 2, 4, 4, node)], node, keepdims=0)
+    index = b.op("Mod", [names[1], area], node)
+    return [names[0], b.op("Cast", [index], node, output=place.name, to=DTYPES[place.dtype])]
 
 
 def _adaptive_pool(b: Builder, node: Node, x: Value, kind: str, bins: list[int]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.deploy.onnx.builder import DTYPES, Builder, writes
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Node
 
 _UNARY = {
@@ -27,7 +28,6 @@ _UNARY = {
     "atan": "Atan",
     "erf": "Erf",
     "reciprocal": "Reciprocal",
-    "hardswish": "HardSwish",
     "softsign": "Softsign",
     "logical_not": "Not",
     "isnan": "IsNaN",
@@ -143,6 +143,28 @@ def _prelu(b: Builder, node: Node) -> str:
     if node.attrs.get("mode") == "channel":
         slope = b.op("Reshape", [slope, b.integers([-1] + [1] * (b.rank(x) - 2))], node)
     return b.op("PRelu", [b.ref(x), slope], node, last=True)
+
+
+_BITWISE = {"bitwise_and": "And", "bitwise_or": "Or", "bitwise_xor": "Xor"}
+
+
+@writes(*_BITWISE)
+def _bitwise(b: Builder, node: Node) -> str:
+    """``&``, ``|`` and ``^`` of truth values are logic; those of integers came with opset 18."""
+    kind = _BITWISE[node.op]
+    if node.out.dtype != "bool":
+        if b.opset < 18:
+            raise UserError(f"Node {node.name!r} works on bits, which ONNX has from opset 18 on.", "Give --opset 18.")
+        kind = f"Bitwise{kind}"
+    return b.op(kind, b.refs(node, "x", "y"), node, last=True)
+
+
+@writes("hardswish")
+def _hardswish(b: Builder, node: Node) -> str:
+    x = b.ref(node.value("x"))
+    if b.opset >= 14:
+        return b.op("HardSwish", [x], node, last=True)
+    return b.op("Mul", [x, b.op("HardSigmoid", [x], node, alpha=1 / 6, beta=0.5)], node, last=True)
 
 
 @writes("swish", "silu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper
 
 from paddleseg_slim.deploy.onnx.builder import Builder, writes
 from paddleseg_slim.errors import UserError
@@ -94,21 +93,3 @@ def _one_hot(b: Builder, node: Node) -> str:
 def _nonzero(b: Builder, node: Node) -> str:
     places = b.op("NonZero", b.refs(node, "condition"), node)
     return b.op("Transpose", [places], node, last=True, perm=[1, 0])
-
-
-@writes("max_pool2d_with_index")
-def _max_pool_with_index(b: Builder, node: Node) -> list[str]:
-    """The index counts inside one channel in Paddle, over the whole tensor in ONNX."""
-    x = node.value("x")
-    if node.attrs.get("adaptive") or node.attrs.get("global_pooling"):
-        raise UserError(
-            f"Node {node.name!r} is adaptive pooling with an index; ONNX lacks that.", "Leave the index out."
-        )
-    names = [node.out.name, b.unique(f"{node.name}/place")]
-    pads = [int(pad) for pad in node.attrs["paddings"]]
-    attrs = {"kernel_shape": list(node.attrs["kernel_size"]), "strides": list(node.attrs["strides"])}
-    mode = int(bool(node.attrs.get("ceil_mode")))
-    b.nodes.append(helper.make_node("MaxPool", [b.ref(x)], names, node.name, pads=pads * 2, ceil_mode=mode, **attrs))
-    area = b.op("ReduceProd", [b.shape_slice(b.ref(x), 2, 4, 4, node)], node, keepdims=0)
-    place = b.op("Mod", [names[1], area], node)
-    return [names[0], b.op("Cast", [place], node, output=node.output_values()[1].name, to=6)]

@@ -14,11 +14,12 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Node, Value
 
 FAKE_QUANT = "slim.fake_quant"
-_TYPES = (("int8", 13), ("uint8", 13), ("int16", 21), ("uint16", 21))
+_TYPES = (("uint8", 13), ("int8", 13), ("uint16", 21), ("int16", 21))
+"""Integer types, narrow ones and unsigned ones first, and the opset that first quantizes to each."""
 
 
 def _integer_type(b: Builder, node: Node) -> str:
-    """The narrowest ONNX integer type that holds the range of a quantizer."""
+    """The narrowest ONNX integer type that holds the range of a quantizer; unsigned if it does not go below zero."""
     low, high = int(node.attrs["qmin"]), int(node.attrs["qmax"])
     for name, opset in _TYPES:
         info = np.iinfo(name)
@@ -68,7 +69,7 @@ def _fake_quant(b: Builder, node: Node) -> str:
             )
         bounds = [b.scalar(float((bound - int(zero)) * scale)) for bound in (low, high)]
         x = b.op("Clip", [x, *bounds], node)
-    constants = [b.constant(scale, b.unique(f"{node.name}.scale")), b.constant(zero, b.unique(f"{node.name}.zero"))]
+    constants = _stored(b, node, scale, zero)
     integers = b.op("QuantizeLinear", [x, *constants], node, axis=axis)
     return b.op("DequantizeLinear", [integers, *constants], node, last=True, axis=axis)
 
@@ -80,12 +81,19 @@ def _constant(b: Builder, node: Node, array: np.ndarray, scale: np.ndarray, zero
         spread[axis] = -1
     steps = np.round(array.astype(np.float32) / scale.reshape(spread)) + zero.reshape(spread).astype(np.float32)
     integers = np.clip(steps, int(node.attrs["qmin"]), int(node.attrs["qmax"])).astype(zero.dtype)
-    inputs = [
-        b.constant(integers, b.unique(f"{node.value('x').name}.int")),
-        b.constant(scale, b.unique(f"{node.name}.scale")),
-        b.constant(zero, b.unique(f"{node.name}.zero")),
-    ]
+    inputs = [b.constant(integers, b.unique(f"{node.value('x').name}.int")), *_stored(b, node, scale, zero)]
     return b.op("DequantizeLinear", inputs, node, last=True, axis=axis)
+
+
+def _stored(b: Builder, node: Node, scale: np.ndarray, zero: np.ndarray) -> list[str]:
+    """Names of the constants of a scale and its zero point, written once for all quantizers that share them."""
+    source = node.value("scale").name
+    key = ("quantizer", source, zero.dtype.name, scale.shape, zero.tobytes())
+    if key not in b.cache:
+        b.cache[key] = b.unique(f"{source}.float32")
+        b.constant(scale, b.cache[key])
+        b.constant(zero, b.cache[key] + ".zero")
+    return [b.cache[key], b.cache[key] + ".zero"]
 
 
 def quantized_bias(b: Builder, node: Node, x: Value, filters: Value, bias: np.ndarray) -> str | None:

@@ -203,10 +203,10 @@ def _tile(b: Builder, node: Node) -> str:
     return b.op("Tile", [name, b.join(repeats, node)], node, last=True)
 
 
-@writes("full", "full_int_array", "assign_value")
+@writes("full", "full_with_tensor", "full_int_array", "assign_value")
 def _constant(b: Builder, node: Node) -> str:
     """Constants too large for the host's table, or of a size that the model computes."""
-    if node.op != "full":
+    if not node.op.startswith("full") or node.op == "full_int_array":
         values = node.attrs["values"] if node.op == "assign_value" else node.attrs["value"]
         array = np.array(values, node.out.dtype)
         return b.constant(array.reshape(node.attrs["shape"]) if node.op == "assign_value" else array)

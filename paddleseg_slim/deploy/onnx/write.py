@@ -91,7 +91,7 @@ def graph_to_onnx(
     """Make an ONNX model of any graph, a part of one included.
 
     Args:
-        graph: what is written; its inputs and output values keep their names.
+        graph: what is written; its inputs and outputs keep their names (see `output_name` for the exception).
         tensors: an array for every parameter.
         shapes: of every input; default: their own.
         opset: see `write_onnx`.
@@ -118,7 +118,7 @@ def graph_to_onnx(
         builder.nodes,
         "model",
         [_info(value, tuple(shape)) for value, shape in zip(graph.inputs, shapes)],
-        [_info(value, builder.shape(value)) for value in outputs],
+        [_info(value, builder.shape(value), output_name(value)) for value in outputs],
         list(builder.initializers.values()),
     )
     model = helper.make_model(
@@ -138,12 +138,16 @@ def graph_to_onnx(
 def _name_output(builder: Builder, value: Value) -> None:
     """Let an output have its own name also where it is an input, a constant or the same as another value."""
     name = builder.ref(value)
-    if name != value.name or value in builder.graph.inputs:
-        output = value.name
-        builder.nodes.append(helper.make_node("Identity", [name], [output], f"{value.name}/Identity"))
+    if name != output_name(value):
+        builder.nodes.append(helper.make_node("Identity", [name], [output_name(value)], f"{value.name}/Identity"))
 
 
-def _info(value: Value, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+def output_name(value: Value) -> str:
+    """Name of an output: that of the value, but ONNX wants another one where it is an input or a constant itself."""
+    return value.name if value.producer is not None else f"{value.name}.out"
+
+
+def _info(value: Value, shape: tuple[int, ...], name: str = "") -> onnx.ValueInfoProto:
     sides: list[int | str | None] = []
     for axis, size in enumerate(shape):
         if size != -1:
@@ -154,4 +158,4 @@ def _info(value: Value, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
             sides.append(_AXES[axis])
         else:
             sides.append(None)
-    return helper.make_tensor_value_info(value.name, DTYPES[value.dtype], sides)
+    return helper.make_tensor_value_info(name or value.name, DTYPES[value.dtype], sides)
