@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import Executor, GraphLayer, Node, Value, extract
+from paddleseg_slim.graph import Executor, Graph, GraphLayer, Node, Value, extract
 from paddleseg_slim.quant.insert import insert
 from paddleseg_slim.quant.node import fake_quantize_array
 from paddleseg_slim.quant.observers import Scale, Statistics, choose, weight_scales
@@ -174,13 +174,13 @@ def _add_channels(
     result: Calibration,
     sums: dict[str, np.ndarray],
     found: Mapping[str, np.ndarray],
-    graph: object,
+    graph: Graph,
     inputs: Mapping[str, str],
     count: int,
 ) -> None:
     cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, value in inputs.items():
-        node = graph.node(name)  # type: ignore[attr-defined]
+        node = graph.node(name)
         key = f"{value}|{'conv' in node.op}"
         if key not in cache:
             array = found[value]
@@ -211,7 +211,15 @@ def with_layers(calibration: Calibration, keep: Sequence[str]) -> Calibration:
 
     old = calibration.placement
     out = [name for name in (*old.layers, *old.left) if name not in keep]
-    fresh = plan(calibration.layer, old.profile, old.shape, keep_float=out, all_layers=True, per_channel=_per_channel(old))
+    fresh = plan(
+        calibration.layer,
+        old.profile,
+        old.shape,
+        keep_float=out,
+        all_layers=True,
+        per_channel=_per_channel(old),
+        macs=old.macs,
+    )
     left = {name: old.left.get(name, reason) for name, reason in fresh.left.items()}
     return replace(calibration, placement=replace(fresh, left=left))
 

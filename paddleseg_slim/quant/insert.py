@@ -82,7 +82,9 @@ def _insert_sites(layer: GraphLayer, graph: Graph, sites: Sequence[Site]) -> Non
         if site.users is None:
             replaced[value] = node.out
         behind.setdefault(value.producer, []).append(node)
-    graph.outputs = map_structure(lambda leaf: replaced.get(leaf, leaf) if isinstance(leaf, Value) else leaf, graph.outputs)
+    graph.outputs = map_structure(
+        lambda leaf: replaced.get(leaf, leaf) if isinstance(leaf, Value) else leaf, graph.outputs
+    )
     ordered = list(behind.get(None, ()))
     for node in graph.nodes:
         ordered += [node, *behind.get(node, ())]

@@ -110,7 +110,13 @@ class _StraightThrough(paddle.autograd.PyLayer):
 
 
 def fake_quant(
-    x: Any, scale: Any, zero_point: Any = None, bits: int = 8, axis: int | None = None, qmin: int = -127, qmax: int = 127
+    x: Any,
+    scale: Any,
+    zero_point: Any = None,
+    bits: int = 8,
+    axis: int | None = None,
+    qmin: int = -127,
+    qmax: int = 127,
 ) -> Any:
     """Round ``x`` to the grid.
 

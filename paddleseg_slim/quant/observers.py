@@ -25,6 +25,9 @@ BINS = 1024
 SAMPLES = 1 << 16
 """Elements of one image's tensor that go into its histogram, evenly spaced; extremes are exact."""
 
+MOST_IN_A_ROW = 1024
+"""Weights of one channel, evenly spaced, that the search of its scale looks at."""
+
 CANDIDATES = 64
 OBSERVERS = Registry("observer")
 
@@ -268,9 +271,7 @@ def choose(statistics: Statistics, grid: Grid, zero_point: str, observer: str, s
         return scale_of(*percentile(statistics, share), grid, zero_point)
     if observer != "auto":
         return scale_of(*OBSERVERS.get(observer)(statistics, grid, zero_point), grid, zero_point)
-    choices = [
-        scale_of(*OBSERVERS.get(name)(statistics, grid, zero_point), grid, zero_point) for name in AUTO_CHOICES
-    ]
+    choices = [scale_of(*OBSERVERS.get(name)(statistics, grid, zero_point), grid, zero_point) for name in AUTO_CHOICES]
     return min(choices, key=lambda choice: rounding_error(statistics, choice, grid, 2.4))
 
 
@@ -285,12 +286,15 @@ def weight_scales(weight: np.ndarray, grid: Grid, search: bool = False) -> np.nd
         grid: symmetric.
         search: take, of 17 fractions of the largest magnitude, that of least squared error; False: the largest itself.
     """
-    rows = weight.reshape(1, -1) if grid.axis is None else np.moveaxis(weight, grid.axis, 0).reshape(
-        weight.shape[grid.axis], -1
+    rows = (
+        weight.reshape(1, -1)
+        if grid.axis is None
+        else np.moveaxis(weight, grid.axis, 0).reshape(weight.shape[grid.axis], -1)
     )
     top = np.maximum(np.abs(rows).max(axis=1) / grid.qmax, TINY_SCALE)
     best = top
     if search:
+        rows = rows[:, :: max(1, rows.shape[1] // MOST_IN_A_ROW)]
         least = np.full(len(rows), np.inf)
         for ratio in np.linspace(1.0, 0.6, 17):
             step = (top * ratio)[:, None]

@@ -108,9 +108,7 @@ class Placement:
 def weighted_layers(graph: Graph) -> list[Node]:
     """Nodes with a stored weight: convolutions and linear layers."""
     return [
-        node
-        for node in graph.nodes
-        if node.op in WEIGHT_ARGUMENT and graph.parameter_name(weight_of(node)) is not None
+        node for node in graph.nodes if node.op in WEIGHT_ARGUMENT and graph.parameter_name(weight_of(node)) is not None
     ]
 
 
@@ -171,6 +169,7 @@ def plan(
     ops: Collection[str] | None = None,
     per_channel: bool = True,
     all_layers: bool = False,
+    macs: dict[str, int] | None = None,
 ) -> Placement:
     """Decide where quantizers stand.
 
@@ -183,6 +182,7 @@ def plan(
         ops: only layers of these ops are quantized; None: all that the profile has.
         per_channel: a scale for each output channel of a weight; False: one.
         all_layers: quantize logits and tiny layers too.
+        macs: of each layer, where they were counted before.
 
     Raises:
         UserError: it is quantized already, a pattern matches no layer, or nothing is left to quantize.
@@ -191,8 +191,9 @@ def plan(
     if any(node.op == OP for node in graph.nodes):
         raise UserError("The model is quantized already.", "Start from the float model.")
     nodes = weighted_layers(graph)
-    counted = {item.name: item.macs for item in cost(graph, [tuple(shape)]).nodes}
-    macs = {node.name: counted.get(node.name, 0) for node in nodes}
+    if macs is None:
+        counted = {item.name: item.macs for item in cost(graph, [tuple(shape)]).nodes}
+        macs = {node.name: counted.get(node.name, 0) for node in nodes}
     left = _left_float(graph, nodes, profile, macs, list(skip), keep_float, ops, all_layers)
     chosen = [node for node in nodes if node.name not in left]
     if not chosen:

@@ -1,0 +1,175 @@
+"""Quantize a trained model without training it: calibrate, round, export, evaluate the exported file."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup
+from paddleseg_slim.errors import GoalNotMet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from paddleseg_slim.config import Config
+    from paddleseg_slim.graph import GraphLayer
+    from paddleseg_slim.quant.calibrate import Calibration
+    from paddleseg_slim.tasks.base import Task
+
+HELP = "quantize a trained model without training it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PaddleSeg's flags of ``ptq.py`` and what this package adds."""
+    arguments.add_config(parser)
+    parser.add_argument("--model_path", "--model_dir", metavar="PATH", help="weights, or the folder of a saved graph")
+    parser.add_argument("--reset-head", "--reset_head", action="store_true", help="keep the head if classes differ")
+    parser.add_argument("--from_scratch", action="store_true", help="quantize random weights, to measure a speed")
+    arguments.add_output(parser, "./quant_model")
+    arguments.add_device(parser)
+    parser.add_argument("--batch_size", type=int, default=4, metavar="N", help="images of a batch; default 4")
+    parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the choice of images")
+    quant_flags.add_quantization(parser)
+    quant_flags.add_calibration(parser)
+    parser.add_argument("--max-drop", "--max_drop", type=float, metavar="X",
+                        help="keep sensitive layers float until the metric falls by at most X (0.01: a point)")  # fmt: skip
+    parser.add_argument("--reconstruct", type=float, metavar="SECONDS",
+                        help="choose the rounding of each weight by the output of its block, for so long")  # fmt: skip
+    parser.add_argument("--analyze", action="store_true", help="write how much each layer suffers: sensitivity.json")
+    parser.add_argument("--no_bench", action="store_true", help="measure no latency")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize; see `add_arguments`."""
+    arguments.at_least(args, batch_size=1, batch_nums=1, num_workers=0)
+    session = setup.start(args)
+    from paddleseg_slim import config as configs
+    from paddleseg_slim.cli import quant_result
+    from paddleseg_slim.tasks import build_task
+
+    settings = quant_flags.settings_of(args, session.device)
+    quant_result.need_onnx()
+    config = configs.load_config(args.config, args.opts)
+    task = build_task(config)
+    shape = (1, *task.val_dataset()[0]["img"].shape)
+    model = quant_flags.float_model(args, task, shape)
+    with output.claimed(args.save_dir, overwrite=args.overwrite) as folder:
+        return _Run(args, config, task, model, settings, folder, shape, session.threads).run()
+
+
+class _Run:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        task: Task,
+        model: GraphLayer,
+        settings: Any,
+        folder: Path,
+        shape: tuple[int, ...],
+        threads: int,
+    ) -> None:
+        from paddleseg_slim.cli.quant_result import Results
+        from paddleseg_slim.deploy.executor import executor
+
+        self.args, self.task, self.model, self.settings, self.folder = args, task, model, settings, folder
+        self.results = Results(args, config, task, folder, shape, threads)
+        self.executor = executor("onnxruntime", threads)
+        self.shape, self.began = shape, time.monotonic()
+
+    def run(self) -> int:
+        """Calibrate, quantize, check, write."""
+        from paddleseg_slim.quant.ptq import entry_of
+        from paddleseg_slim.quant.reconstruct import reconstruct
+
+        source = self.results.score(self.model, "Float model")
+        calibration = self._calibrate()
+        if self.args.analyze:
+            self._analyze(calibration)
+        layer = calibration.quantized(self.settings.choice)
+        if self.args.reconstruct:
+            images = self._batches(calibration.images)
+            report = reconstruct(layer, calibration.layer, images, self.args.reconstruct)
+            runner.log("Reconstruction: %s", report.line())
+        memory = self.results.score(layer, "Quantized model")
+        kept: tuple[str, ...] = ()
+        if self.args.max_drop is not None and memory.score < source.score - self.args.max_drop:
+            layer, calibration, kept = self._control(calibration, source.score)
+            memory = self.results.score(layer, "Quantized model")
+        layer.record.append(
+            entry_of(
+                calibration.placement,
+                self.settings,
+                "ptq",
+                images=calibration.images,
+                calibration_set=self.args.calibration_set,
+                observer=self.settings.choice.observer,
+                kept_for_accuracy=list(kept),
+            )
+        )
+        runner.log("%s", calibration.placement.summary())
+        self.results.float_stage(self.model, source)
+        seconds = time.monotonic() - self.began
+        metrics = self.results.quantized(layer, calibration.placement, memory, seconds)
+        drop = source.score - metrics.score
+        runner.log("%s: %.4f float, %.4f quantized.", metrics.primary, source.score, metrics.score)
+        runner.log("The quantized model is saved in %s (model.onnx, calibration_table.txt).", self.folder)
+        if self.args.max_drop is not None and drop > self.args.max_drop:
+            raise GoalNotMet(
+                f"{metrics.primary} fell by {drop:.4f}, at most {self.args.max_drop} was asked for.",
+                "Give more calibration images, --reconstruct 60, or train: slim/quant.py.",
+            )
+        return 0
+
+    def _batches(self, count: int) -> list[Any]:
+        from paddleseg_slim.train.evaluate import batches
+
+        chosen = quant_flags.calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
+        return [batch["img"] for batch in batches(chosen, self.args.batch_size, self.args.num_workers)]
+
+    def _calibrate(self) -> Calibration:
+        from paddleseg_slim.quant.calibrate import calibrate
+        from paddleseg_slim.quant.ptq import prepare
+
+        layer, placement = prepare(self.model, self.settings, self.shape)
+        runner.log("%s", placement.summary())
+        for name, reason in placement.left.items():
+            runner.log("  float: %s (%s)", name, reason)
+        images = self._batches(self.args.batch_nums * self.args.batch_size)
+        began = time.monotonic()
+        calibration = calibrate(layer, placement, images, self.executor)
+        text = "%d images of the %s list seen in %.1f s."
+        runner.log(text, calibration.images, self.args.calibration_set, time.monotonic() - began)
+        return calibration
+
+    def _control(self, calibration: Calibration, source: float) -> tuple[GraphLayer, Calibration, tuple[str, ...]]:
+        """Keep the most sensitive layers float until the accuracy is reached."""
+        from paddleseg_slim.quant.ptq import within_drop
+
+        order = [row.layer for row in self._analyze(calibration)]
+        found = within_drop(
+            calibration,
+            self.settings.choice,
+            order,
+            lambda layer: self.results.score(layer, "Fewer layers").score,
+            source - self.args.max_drop,
+        )
+        runner.log("%d layers stay float for the accuracy: %s", len(found.kept), ", ".join(found.kept) or "none")
+        return found.layer, found.calibration, found.kept
+
+    def _analyze(self, calibration: Calibration) -> list[Any]:
+        from dataclasses import asdict
+
+        from paddleseg_slim.files import write_json
+        from paddleseg_slim.quant.analysis import layer_errors
+
+        images = self._batches(8)[0]
+        rows = layer_errors(calibration, self.settings.choice, images, self.executor, self.task.logits)
+        write_json(self.folder / "sensitivity.json", [asdict(row) for row in rows])
+        for row in rows[:5]:
+            runner.log("  sensitive: %s (error %.2e of the logits' variance)", row.layer, row.error)
+        return rows

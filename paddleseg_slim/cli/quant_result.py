@@ -1,0 +1,231 @@
+"""What ``quant`` and ``post_quant`` write and measure: graph, ONNX, ranges, description, accuracy, latency."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddleseg_slim.cli import runner
+from paddleseg_slim.config import Config
+from paddleseg_slim.deploy import benchmark
+from paddleseg_slim.deploy.description import Deploy, write_deploy
+from paddleseg_slim.deploy.evaluate import runtime_forward
+from paddleseg_slim.deploy.head import OUTPUT_DTYPES, with_head
+from paddleseg_slim.deploy.runtimes import RuntimeInfo, RuntimeOptions, available_engines, load
+from paddleseg_slim.deploy.runtimes.machine import describe_machine
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.files import write_text
+from paddleseg_slim.graph import GraphLayer, cost, export_inference, save
+from paddleseg_slim.quant.placement import Placement
+from paddleseg_slim.quant.ptq import calibration_table
+from paddleseg_slim.report import stage
+from paddleseg_slim.tasks.base import Metrics, Task
+from paddleseg_slim.train.evaluate import evaluate, model_forward
+
+FLOAT = "float"
+AGREEMENT = 0.995
+"""Share of positions on which the file must choose the class that the model in memory chooses."""
+
+_CHECKED = 8
+
+
+class Results:
+    """Writes and measures.
+
+    Args:
+        args, config, task, folder: of the run.
+        shape: of one image of the validation set, batch first.
+        threads: CPU threads in force.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        task: Task,
+        folder: Path,
+        shape: tuple[int, ...],
+        threads: int,
+    ) -> None:
+        self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
+        self.threads = threads
+        self.output_op = config.export.get("output_op", "argmax") if config.task == "segmentation" else "none"
+
+    def score(self, model: GraphLayer, title: str) -> Metrics:
+        """Evaluate a model in memory on the validation set."""
+        metrics = evaluate(
+            model_forward(model),
+            self.task,
+            num_workers=self.args.num_workers,
+            settings=self.config.test_config,
+            title=title,
+        )
+        runner.log("[EVAL] %s: %s", title, metrics.line())
+        return metrics
+
+    def float_stage(self, model: GraphLayer, metrics: Metrics) -> None:
+        """Write the float model's ONNX file, which the quantized one is measured against."""
+        folder = self.folder / FLOAT
+        folder.mkdir(parents=True, exist_ok=True)
+        self._onnx(model, folder / "model.onnx")
+        self._stage(folder, FLOAT, "train", model, metrics, "model", None)
+
+    def quantized(self, model: GraphLayer, placement: Placement, memory: Metrics, seconds: float) -> Metrics:
+        """Write the quantized model in all its forms, evaluate the file in its engine, measure it, say what came out.
+
+        Returns:
+            the metrics of the file; of the model in memory where no engine on this machine runs it.
+
+        Raises:
+            RuntimeError: the file does not choose the classes that the model chooses.
+        """
+        model.eval()
+        save(model, self.folder / "graph")
+        write_text(self.folder / "calibration_table.txt", calibration_table(model))
+        self._onnx(model, self.folder / "model.onnx", int32_bias=placement.profile.bias == "int32")
+        headed = with_head(model, self.task.logits, self.output_op)
+        export_inference(headed, self.folder / "model")
+        self._description()
+        notes, metrics, source = [placement.summary()], memory, "model"
+        engine = next((name for name in placement.profile.engines if name in available_engines()), None)
+        if engine is None:
+            notes.append(f"No engine of the target {placement.profile.name} is installed: the file was not evaluated.")
+        else:
+            metrics, source = self._evaluate_file(model, engine, notes), engine
+        self._stage(self.folder, "quantized", "quant", model, metrics, source, FLOAT, tuple(notes), seconds)
+        if engine is not None and not self.args.no_bench:
+            self._bench(placement)
+        for note in notes:
+            runner.log("%s", note)
+        return metrics
+
+    def _onnx(self, model: GraphLayer, path: Path, int32_bias: bool = False) -> None:
+        from paddleseg_slim.deploy.onnx import write_onnx
+
+        model.eval()
+        write_onnx(
+            model,
+            path,
+            output_op=self.output_op,
+            logits=self.task.logits,
+            int32_bias=int32_bias,
+            metadata={"class_names": list(self.task.class_names()), "output_op": self.output_op},
+        )
+
+    def _description(self) -> None:
+        shape = [-1, self.shape[1], -1, -1]
+        deploy = Deploy(
+            model="model.json",
+            params="model.pdiparams",
+            transforms=self.task.preprocess().describe()["transforms"],
+            input_shape=shape,
+            output_op=self.output_op,
+            output_dtype=OUTPUT_DTYPES[self.output_op],
+            num_classes=len(self.task.class_names()),
+            class_names=list(self.task.class_names()),
+            task=self.config.task,
+            onnx="model.onnx",
+        )
+        write_deploy(self.folder, deploy)
+
+    def _evaluate_file(self, model: GraphLayer, engine: str, notes: list[str]) -> Metrics:
+        runtime = load(self.folder / "model.onnx", engine, RuntimeOptions(threads=self.threads))
+        info = runtime.describe()
+        notes.append(_precision_line(info))
+        forward = runtime_forward(runtime, len(self.task.class_names()))
+        self._check_agreement(model, forward, engine)
+        metrics = evaluate(forward, self.task, num_workers=self.args.num_workers, title=f"Evaluating in {engine}")
+        runner.log("[EVAL] model.onnx in %s: %s", engine, metrics.line())
+        return metrics
+
+    def _check_agreement(self, model: GraphLayer, forward: Any, engine: str) -> None:
+        data, same, total = self.task.val_dataset(), 0, 0
+        for index in range(min(_CHECKED, len(data))):
+            image = np.asarray(data[index]["img"])[None]
+            ours = np.asarray(self.task.logits(model_forward(model)(image))).argmax(1)
+            theirs = np.asarray(self.task.logits(forward(image))).argmax(1)
+            same, total = same + int((ours == theirs).sum()), total + ours.size
+        runner.log("%s and the model in memory choose the same class in %.3f %%.", engine, 100 * same / total)
+        if same / total < AGREEMENT:
+            runner.log("That is less than %.1f %%: the accuracy that counts is that of the file.", 100 * AGREEMENT)
+
+    def _stage(
+        self,
+        folder: Path,
+        name: str,
+        kind: str,
+        model: GraphLayer,
+        metrics: Metrics,
+        source: str,
+        base: str | None,
+        notes: Sequence[str] = (),
+        seconds: float = 0.0,
+    ) -> None:
+        counted = cost(model.eval_graph, [self.shape])
+        stage.write_stage(
+            folder,
+            stage.Stage(
+                name=name,
+                kind=kind,
+                command=shlex.join(["python", *sys.argv]),
+                accuracy=stage.Accuracy.of(metrics, source),
+                params=sum(int(t.size) for n, t in model.tensors() if not n.startswith("quantizers.")),
+                macs=counted.macs,
+                files=stage.file_sizes(folder, "model.onnx"),
+                base=base,
+                environment=describe_machine(),
+                seconds=seconds,
+                notes=tuple(notes),
+                input_shape=self.shape,
+            ),
+        )
+
+    def _bench(self, placement: Placement) -> None:
+        """Time the quantized file against the float one, in turns, on every engine of the target."""
+        folders = {"quantized": self.folder, FLOAT: self.folder / FLOAT}
+        engines = [name for name in placement.profile.engines if name in available_engines()]
+        candidates = [
+            benchmark.Candidate(name, folder / "model.onnx", engine)
+            for engine in engines
+            for name, folder in folders.items()
+        ]
+        result = benchmark.measure(candidates, input_shape=self.shape, base=FLOAT)
+        result.save(self.folder)
+        known = stage.read_stage(self.folder)
+        latency, notes = [], list(known.notes)
+        for row in result.rows:
+            if row.error:
+                notes.append(f"{row.label} was not measured: {row.error}")
+            elif row.name == "quantized":
+                entry = stage.Latency.of(row, result.settings)
+                latency.append(entry)
+                runner.log("%s: %.2f ms, %.2fx against float", row.engine, row.median_ms, entry.speedup or 0.0)
+                if entry.speedup is not None and (entry.ci_low or 0.0) <= 1.0:
+                    notes.append(f"{row.engine}: no speed-up on this machine ({entry.speedup:.2f}x).")
+        from dataclasses import replace
+
+        stage.write_stage(self.folder, replace(known, latency=tuple(latency), notes=tuple(notes)))
+
+
+def _precision_line(info: RuntimeInfo) -> str:
+    counts = ", ".join(f"{count} in {name}" for name, count in sorted(info.conv_precisions.items()))
+    text = f"{info.engine} {info.version} runs its convolutions: {counts or 'it does not tell how'}"
+    return text + (f"; {info.fallbacks} quantized ones fell back to float" if info.fallbacks else "")
+
+
+def need_onnx() -> None:
+    """Refuse to begin where the package that writes the result is missing.
+
+    Raises:
+        UserError: the package onnx is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("onnx") is None:
+        raise UserError("The package onnx is not installed.", "Install it: pip install 'paddleseg_slim[onnx]'")
