@@ -79,6 +79,38 @@ def _squeeze(x: Any, axis: Any) -> Any:
     return np.squeeze(x, axes or None)
 
 
+def _ufunc(function: Callable[..., Any]) -> Callable[..., Any]:
+    """NumPy's element-wise functions take their operands by position only."""
+
+    def run(x: Any, y: Any = None) -> Any:
+        return function(x) if y is None else function(x, y)
+
+    return run
+
+
+_UFUNCS: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "floor_divide": np.floor_divide,
+    "remainder": np.remainder,
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "less_than": np.less,
+    "less_equal": np.less_equal,
+    "greater_than": np.greater,
+    "greater_equal": np.greater_equal,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_not": np.logical_not,
+}
+
 HOST: dict[str, Callable[..., Any]] = {
     "full": _full,
     "full_int_array": lambda value, dtype: np.array(value, _numpy_dtype(dtype)),
@@ -87,21 +119,10 @@ HOST: dict[str, Callable[..., Any]] = {
     "slice": _slice,
     "strided_slice": _strided_slice,
     "scale": _scale,
-    "add": lambda x, y: x + y,
-    "subtract": lambda x, y: x - y,
-    "multiply": lambda x, y: x * y,
     "divide": _divide,
-    "floor_divide": lambda x, y: x // y,
-    "remainder": lambda x, y: x % y,
     "elementwise_pow": _pow,
     "pow": _pow,
-    "sqrt": np.sqrt,
-    "abs": np.abs,
-    "floor": np.floor,
-    "ceil": np.ceil,
     "round": lambda x, decimals=0: np.round(x, decimals),
-    "maximum": np.maximum,
-    "minimum": np.minimum,
     "cast": lambda x, dtype: np.asarray(x).astype(_numpy_dtype(dtype)),
     "concat": lambda x, axis: np.concatenate([np.asarray(item) for item in x], int(axis)),
     "stack": lambda x, axis: np.stack([np.asarray(item) for item in x], int(axis)),
@@ -115,15 +136,7 @@ HOST: dict[str, Callable[..., Any]] = {
     "min": _reduce(np.min),
     "all": _reduce(np.all),
     "any": _reduce(np.any),
-    "equal": lambda x, y: np.equal(x, y),
-    "not_equal": lambda x, y: np.not_equal(x, y),
-    "less_than": lambda x, y: np.less(x, y),
-    "less_equal": lambda x, y: np.less_equal(x, y),
-    "greater_than": lambda x, y: np.greater(x, y),
-    "greater_equal": lambda x, y: np.greater_equal(x, y),
-    "logical_and": lambda x, y: np.logical_and(x, y),
-    "logical_or": lambda x, y: np.logical_or(x, y),
-    "logical_not": lambda x: np.logical_not(x),
+    **{op: _ufunc(function) for op, function in _UFUNCS.items()},
 }
 """NumPy functions by op, taking inputs and attributes by argument name."""
 
@@ -163,7 +176,7 @@ def run_host(node: Node, value_of: Callable[[Value], Any], shape_of: Callable[[V
     """Compute a host node from the NumPy values of what it reads (`shape_of` for a shape op)."""
     if node.op in SHAPE_OPS:
         shape = np.array(shape_of(node.input_values()[0]), np.int32 if node.op == "shape" else np.int64)
-        return shape if node.op != "numel" else np.array(int(np.prod(shape)), np.int64)
+        return shape if node.op != "numel" else np.array(int(np.prod(shape.astype(np.int64))), np.int64)
     arguments: dict[str, Any] = dict(node.attrs)
     for name, slot in node.inputs.items():
         arguments[name] = [value_of(v) for v in slot_values(slot)] if isinstance(slot, list) else value_of(slot)  # type: ignore[arg-type]

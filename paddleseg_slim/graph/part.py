@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from paddleseg_slim.graph.dispatch import INTS, SCALAR, declared_arguments
 from paddleseg_slim.graph.edit import remove_dead_nodes
 from paddleseg_slim.graph.host import as_integer_list, as_integers, as_scalar, host_nodes
@@ -122,15 +124,15 @@ def fix_size(graph: Graph, inputs: Sequence[Sequence[int]]) -> Graph:
     return copy
 
 
-def _replace_shape_reads(graph: Graph, host: dict[Value, object]) -> None:
+def _replace_shape_reads(graph: Graph, host: dict[Value, np.ndarray]) -> None:
     """Turn every host node into a constant, for the tensors that still read it (``size_tensor`` of a resize)."""
     for node in graph.nodes:
         if node.output_values() and node.out in host:
             array = host[node.out]
             node.op, node.inputs = "assign_value", {}
             node.attrs = {
-                "shape": list(array.shape),  # type: ignore[attr-defined]
+                "shape": list(array.shape),
                 "dtype": node.out.dtype,
-                "values": [item.item() for item in array.reshape(-1)],  # type: ignore[attr-defined]
+                "values": [item.item() for item in array.reshape(-1)],
             }
     graph.touch()

@@ -79,8 +79,8 @@ def graph_from_dict(data: dict[str, Any]) -> Graph:
 
     def outputs(slot: Any, node: Node) -> Any:
         if slot and isinstance(slot[0], str):
-            return make(*slot, node)
-        return [make(*item, node) for item in slot]
+            return make(slot[0], slot[1], slot[2], node)
+        return [make(item[0], item[1], item[2], node) for item in slot]
 
     graph = Graph([make(*item) for item in data["inputs"]])
     graph.parameters = {item[0]: make(*item) for item in data["parameters"]}

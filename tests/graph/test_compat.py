@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -79,6 +80,8 @@ CALLS: dict[str, Any] = {
     "stack": lambda x: paddle.stack([x, x * 2], axis=1).unbind(2)[1].squeeze(1),
     "logsumexp": lambda x: paddle.logsumexp(x, axis=[1, 2]) + paddle.prod(x[:, :, 0], axis=1) + x.std([1, 2]),
     "mean_of_ratio": lambda x: x.sum([2, 3]) / (x.shape[2] * x.shape[3]),
+    "ceil_of_shape": lambda x: F.pad(x, [0, 0, 0, math.ceil(x.shape[2] / 7) * 7 - x.shape[2]]),
+    "host_numbers": lambda x: x * (x.shape[2] ** 0.5) + max(x.shape[3] // 3, 2) + min(x.shape[2] % 7, 5),
     "meshgrid": lambda x: sum(paddle.meshgrid(paddle.arange(4), paddle.arange(6))).astype("float32") * x.mean(),
 }
 
