@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: the physical cores")
     parser.add_argument("--warmup", type=int, default=10, metavar="N", help="runs before the first that counts")
     parser.add_argument("--repeats", type=int, default=50, metavar="N", help="runs that count, at least")
-    parser.add_argument("--block", type=int, default=2, metavar="N", help="runs in a row before the next model's turn")
+    parser.add_argument("--block", type=int, default=5, metavar="N", help="runs in a row before the next model's turn")
     parser.add_argument("--interval", type=float, default=0.1, metavar="W",
                         help="go on (to 4 x --repeats) until the intervals are this narrow")  # fmt: skip
     parser.add_argument("--base", metavar="NAME", help="what ratios are against; default: the first model")

@@ -111,7 +111,7 @@ def measure(
     threads: int = 0,
     warmup: int = 10,
     repeats: int = 50,
-    block: int = 2,
+    block: int = 5,
     interval: float = 0.1,
     max_repeats: int | None = None,
     base: str | None = None,

@@ -32,7 +32,7 @@ class Settings:
     threads: int
     warmup: int = 10
     repeats: int = 50
-    block: int = 2
+    block: int = 5
     data: str = "random"
     seed: int = 0
 

@@ -40,7 +40,7 @@ def compare(base_label: str, base: np.ndarray, candidate: np.ndarray, *, seed: i
     """Compare two sets of times measured in the same rounds.
 
     Every round gives one pair, the medians of its two blocks; what slowed the machine in a round slowed both. The
-    speed-up is the exponential of the trimmed mean (10 % at each end) of the pairs' log ratios, its interval comes from
+    speed-up is the exponential of the trimmed mean (20 % at each end) of the pairs' log ratios, its interval comes from
     2000 bootstrap samples of the pairs (Efron and Tibshirani 1993, chapter 13, percentile interval widened by
     ``sqrt(n / (n - 1))`` for the few pairs there are).
 
@@ -62,7 +62,7 @@ def compare(base_label: str, base: np.ndarray, candidate: np.ndarray, *, seed: i
 
 
 def _trimmed_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without its lowest and highest tenth."""
-    cut = values.shape[-1] // 10
+    """Mean over the last axis without its lowest and highest fifth."""
+    cut = values.shape[-1] // 5
     ordered = np.sort(values, axis=-1)
     return ordered[..., cut : values.shape[-1] - cut].mean(axis=-1)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_files import conv_net
+from PIL import Image
+
+from paddleseg_slim.deploy.benchmark import Candidate, compare, describe_comparison, measure
+from paddleseg_slim.deploy.benchmark.worker import fill_shape, random_feeds
+from paddleseg_slim.deploy.runtimes import RuntimeOptions, TensorSpec
+from paddleseg_slim.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    return conv_net(tmp_path_factory.mktemp("bench") / "small.onnx", width=8, layers=2)
+
+
+def noisy(generator: np.random.Generator, factor: float, machine: np.ndarray, runs: int = 5) -> np.ndarray:
+    """Times of a model on a machine whose speed drifts, with now and then an interruption."""
+    times = factor * machine[:, None] * generator.lognormal(0, 0.05, (len(machine), runs))
+    return times * np.where(generator.random(times.shape) < 0.05, 3.0, 1.0)
+
+
+def test_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """On synthetic times with drift and interruptions, for equal models and for one 1.25 times as fast."""
+    generator = np.random.default_rng(0)
+    for truth in (1.0, 1.25):
+        held, widths = 0, []
+        for trial in range(200):
+            machine = np.exp(np.cumsum(generator.normal(0, 0.05, 10)))
+            base, other = noisy(generator, truth, machine), noisy(generator, 1.0, machine)
+            result = compare("base", base, other, seed=trial)
+            held += result.low <= truth <= result.high
+            widths.append(result.high - result.low)
+        assert 0.88 <= held / 200 <= 1.0
+        assert np.median(widths) < 0.12
+
+
+def test_verdicts() -> None:
+    generator = np.random.default_rng(1)
+    machine = np.ones(10)
+    base = noisy(generator, 1.0, machine)
+    faster = compare("a", base, base / 2)
+    assert faster.verdict == "faster" and faster.speedup == pytest.approx(2.0)
+    assert compare("a", base, base * 2).verdict == "slower"
+    same = compare("a", base, noisy(generator, 1.0, machine))
+    assert same.no_difference and describe_comparison(same).startswith("no difference")
+    assert compare("a", base[:1], base[:1] / 2).no_difference  # one pair proves nothing
+    assert compare("a", base, base / 2, seed=5) == compare("a", base, base / 2, seed=5)
+
+
+def test_measure(small: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(small.read_bytes()[:300])
+    candidates = [
+        Candidate("one", small),
+        Candidate("two", small),
+        Candidate("broken", broken),
+        Candidate("one", small, "openvino"),
+    ]
+    result = measure(candidates, input_shape=(2, 3, 16, 24), threads=1, warmup=1, repeats=8, block=2, interval=1e9)
+    one, two, bad, other = result.rows
+    assert [row.label for row in result.rows] == ["one@onnxruntime", "two@onnxruntime", "broken@onnxruntime",
+                                                  "one@openvino"]  # fmt: skip
+    assert one.comparison is None and other.comparison is None
+    assert two.comparison is not None and two.comparison.base == "one@onnxruntime"
+    assert two.comparison.low <= two.comparison.speedup <= two.comparison.high
+    assert "broken.onnx" in bad.error and bad.comparison is None
+    assert np.shape(one.times_ms) == (4, 2) and result.runs == 8
+    assert 0 < one.median_ms <= one.p90_ms and one.cpu_ms > 0 and one.load_ms > 0 and one.peak_memory_mb > 10
+    assert one.throughput == pytest.approx(2000 / one.median_ms)
+    assert one.file_bytes == small.stat().st_size and one.int8_convs == "0/2"
+    result.save(tmp_path / "out")
+    data = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert data["rows"][1]["comparison"]["verdict"] in ("faster", "slower", "no difference")
+    assert data["rows"][2]["median_ms"] is None
+    with Image.open(tmp_path / "out/benchmark.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_goes_on_until_the_interval_is_narrow(small: Path) -> None:
+    candidates = [Candidate("one", small), Candidate("two", small)]
+    result = measure(
+        candidates, input_shape=(1, 3, 8, 8), threads=1, warmup=0, repeats=4, block=2, interval=0, max_repeats=12
+    )
+    assert result.runs == 12
+
+
+def test_images_are_fed(small: Path) -> None:
+    images = [np.full((1, 3, 8, 8), value, np.float32) for value in (0, 1)]
+    result = measure([Candidate("m", small)], input_shape=(1, 3, 8, 8), warmup=0, repeats=2, images=images, data="dir")
+    assert not result.rows[0].error and result.settings.data == "dir"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"candidates": []}, "nothing to measure"),
+        ({"candidates": [("a", "onnxruntime"), ("a", "onnxruntime")]}, "Two models are called a@onnxruntime"),
+        ({"candidates": [("a", "tensorrt")]}, "tensorrt"),
+        ({"base": "b"}, "'b' is not measured"),
+        ({"repeats": 0}, "0 repeats"),
+        ({"input_shape": (1, 3, 0, 8)}, "Cannot measure"),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+def test_refusals_before_anything_starts(small: Path, change, match: str) -> None:
+    pairs = change.pop("candidates", [("a", "onnxruntime")])
+    with pytest.raises(UserError, match=match):
+        measure([Candidate(name, small, engine) for name, engine in pairs], **{"input_shape": (1, 3, 8, 8), **change})
+
+
+def test_label_tells_what_is_not_default() -> None:
+    candidate = Candidate("m", "m.onnx", "openvino", RuntimeOptions(precision="bf16"))
+    assert candidate.label == "m@openvino bf16"
+
+
+def test_random_feeds() -> None:
+    specs = [TensorSpec("x", "float32", (-1, 3, -1, -1)), TensorSpec("size", "int64", (2,))]
+    feeds = random_feeds(specs, [1, 3, 4, 5], 0)
+    assert feeds["x"].shape == (1, 3, 4, 5) and feeds["x"].dtype == np.float32 and feeds["size"].tolist() == [0, 0]
+    with pytest.raises(UserError, match="takes shape"):
+        fill_shape(TensorSpec("x", "float32", (1, 3, 8, 8)), [1, 3, 4, 4])
+
+
+def bench(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "deploy/benchmark.py"), *map(str, args)]
+    environment = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+
+
+def test_command(small: Path, tmp_path: Path) -> None:
+    wide = conv_net(tmp_path / "wide.onnx", width=32, layers=4)
+    flags = ["--engine", "onnxruntime", "--input_shape", 64, 64, "--threads", 1, "--warmup", 1, "--repeats", 6]
+    result = bench(f"dense={wide}", f"pruned={small}", *flags, "--save_dir", tmp_path / "out", "--require-speedup", 1)
+    assert result.returncode == 0, result.stderr
+    assert "1x3x64x64, 1 threads, median of" in result.stdout and "pruned" in result.stdout
+    stage = json.loads((tmp_path / "out/stage.json").read_text())
+    assert stage["kind"] == "bench" and {row["stage"] for row in stage["latency"]} == {"dense", "pruned"}
+    assert stage["latency"][1]["base"] == "dense" and stage["latency"][1]["speedup"] > 1
+    slower = bench(f"dense={wide}", f"pruned={small}", *flags, "--require-speedup", 1000)
+    assert slower.returncode == 3 and "1000.0x was asked for" in slower.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["absent.onnx"], "No model at absent.onnx"),
+        (["{model}", "--engine", "tensorrt"], "tensorrt"),
+        (["{model}", "--engine", "onnxruntime", "--precision", "bf16x"], "Unknown precision"),
+        (["{model}", "--engine", "onnxruntime", "--input_shape", "1", "2", "3"], "has 3 numbers"),
+    ],
+)
+def test_command_refuses(small: Path, flags: list[str], text: str) -> None:
+    result = bench(*[flag.format(model=small) for flag in flags])
+    assert result.returncode == 2 and text in result.stderr and "Traceback" not in result.stderr
