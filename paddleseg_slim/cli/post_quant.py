@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quant_flags.add_quantization(parser)
     quant_flags.add_calibration(parser)
     parser.add_argument("--max-drop", "--max_drop", type=float, metavar="X",
-                        help="keep sensitive layers float until the metric falls by at most X (0.01: a point)")  # fmt: skip
+                        help="keep layers float until the metric falls by at most X (0.01: a point)")  # fmt: skip
     parser.add_argument("--reconstruct", type=float, metavar="SECONDS",
                         help="choose the rounding of each weight by the output of its block, for so long")  # fmt: skip
     parser.add_argument("--analyze", action="store_true", help="write how much each layer suffers: sensitivity.json")

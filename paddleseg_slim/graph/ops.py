@@ -39,7 +39,10 @@ class OpRow:
 
 _TABLE: dict[str, OpRow] = {}
 
-_REGISTERED_BY = {"slim.fake_quant": "paddleseg_slim.quant.node"}
+_REGISTERED_BY = {
+    "slim.fake_quant": "paddleseg_slim.quant.node",
+    "slim.train_quant": "paddleseg_slim.quant.quantizers",
+}
 """Ops of our own whose row comes with a module: imported when a loaded graph has the op."""
 
 

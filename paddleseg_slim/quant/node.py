@@ -123,7 +123,7 @@ def fake_quant(
     Args:
         x: float tensor of any shape.
         scale: float32, shape ``[]`` or ``[C]`` along ``axis``.
-        zero_point: float32 whole numbers in the shape of ``scale``; None is 0.
+        zero_point: float32 whole numbers in the shape of ``scale``; None is 0. One that is being learned is rounded.
         bits: width of the stored integer; the engine's business, not used here.
         axis: axis of ``x`` that the scales go along; None: one scale.
         qmin: smallest integer.
@@ -133,6 +133,7 @@ def fake_quant(
         shape = [-1 if a == axis % len(x.shape) else 1 for a in range(len(x.shape))]
         scale = paddle.reshape(scale, shape)
         zero_point = None if zero_point is None else paddle.reshape(zero_point, shape)
+    zero_point = None if zero_point is None else paddle.round(zero_point)
     if paddle.in_dynamic_mode() and not x.stop_gradient and paddle.is_grad_enabled():
         return _StraightThrough.apply(x, scale, zero_point, qmin, qmax)
     level = paddle.round(x / scale)

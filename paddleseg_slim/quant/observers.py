@@ -79,7 +79,7 @@ class Statistics:
             return
         wanted = float(2.0 ** np.ceil(np.log2(magnitude)))
         if self.limit > 0:
-            factor = int(round(wanted / self.limit))
+            factor = round(wanted / self.limit)
             if factor > BINS:
                 counts = np.zeros(2 * BINS)
                 counts[BINS - 1], counts[BINS] = self.counts[:BINS].sum(), self.counts[BINS:].sum()

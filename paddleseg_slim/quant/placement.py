@@ -338,11 +338,12 @@ class _Sites:
             self._everywhere.add(value)
             return [(item, node) for item in sources]
         added = node.value("x").producer if node.op in FUSED_ACTIVATIONS else node
-        if added is not None and self.profile.additions and self._adds_activations(added):
-            if added is node or self.graph.users(added.out) == [node]:
-                self._everywhere.add(value)
-                return [(item, added) for item in added.input_values()]
-        return []
+        if added is None or not self.profile.additions or not self._adds_activations(added):
+            return []
+        if added is not node and self.graph.users(added.out) != [node]:
+            return []
+        self._everywhere.add(value)
+        return [(item, added) for item in added.input_values()]
 
     def _moves(self, node: Node) -> bool:
         if node.op == "pool2d":

@@ -1,0 +1,169 @@
+"""Quantize a trained model and train it on, so that it gets used to its integers."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup, training
+from paddleseg_slim.errors import GoalNotMet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from paddleseg_slim.config import Config
+    from paddleseg_slim.graph import GraphLayer
+    from paddleseg_slim.quant.calibrate import Calibration
+    from paddleseg_slim.quant.ptq import QuantSettings
+    from paddleseg_slim.tasks.base import Task
+
+HELP = "quantize a trained model and train it on"
+
+SAFE_RATE = 0.1
+"""The default learning rate is this share of the config's: a trained model needs small steps."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The tutorial's flags, those of ``qat_train.py``, and what this package adds."""
+    arguments.add_config(parser)
+    parser.add_argument("--retraining_iters", "--iters", type=int, required=True, metavar="N", help="training steps")
+    training.add_schedule(parser, iters=False)
+    arguments.add_weights(parser)
+    arguments.add_output(parser, "./output")
+    arguments.add_device(parser)
+    parser.add_argument("--from_scratch", action="store_true", help="quantize random weights, to try a command out")
+    parser.add_argument("--resume_model", metavar="DIR", help="go on from iter_N, or the latest one of a run's folder")
+    quant_flags.add_quantization(parser)
+    quant_flags.add_calibration(parser)
+    group = parser.add_argument_group("training")
+    group.add_argument("--weight_quantizer", metavar="NAME", help="default: --weight_quantize_type; or LSQ, DSQ")
+    names = "moving_average_abs_max (default), range_abs_max, abs_max, PACT, LSQ, LSQ+, DSQ"
+    default = "moving_average_abs_max"
+    group.add_argument("--activation_quantize_type", "--activation_quantizer", default=default, metavar="N", help=names)
+    group.add_argument("--moving_rate", type=float, default=0.9, metavar="R", help="of moving averages; default 0.9")
+    group.add_argument("--no_distill", action="store_true", help="without distillation from the float model")
+    group.add_argument("--distill_weight", type=float, default=1.0, metavar="W", help="of the distillation loss")
+    parser.add_argument("--max-drop", "--max_drop", type=float, metavar="X", help="exit 3 if the metric falls by more")
+    parser.add_argument("--no_bench", action="store_true", help="measure no latency")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize and train; see `add_arguments`."""
+    arguments.at_least(args, retraining_iters=1, batch_size=1, batch_nums=1, num_workers=0)
+    session = setup.start(args)
+    from paddleseg_slim import config as configs
+    from paddleseg_slim.cli import quant_result
+    from paddleseg_slim.quant.quantizers import get_quantizer
+    from paddleseg_slim.tasks import build_task
+
+    settings = quant_flags.settings_of(args, session.device)
+    get_quantizer(args.weight_quantizer or args.weight_quantize_type, "weights")
+    get_quantizer(args.activation_quantize_type, "activations")
+    quant_result.need_onnx()
+    overrides: dict[str, Any] = {"iters": args.retraining_iters, "batch_size": args.batch_size}
+    if args.learning_rate is None:
+        rate = configs.load_config(args.config, args.opts).lr_scheduler.args.get("learning_rate")
+        args.learning_rate = SAFE_RATE * rate if isinstance(rate, (int, float)) else None
+        runner.log("Learning rate %s, %g of the config's; --learning_rate sets another.", args.learning_rate, SAFE_RATE)
+    config = configs.load_config(args.config, args.opts, overrides={**overrides, "learning_rate": args.learning_rate})
+    task = build_task(config)
+    task.train_dataset()
+    shape = (1, *task.val_dataset()[0]["img"].shape)
+    model = quant_flags.float_model(args, task, shape)
+    folder_of_run = f"{args.save_dir}/retraining"
+    train_settings = training.settings_of(
+        args,
+        config,
+        session.threads,
+        save_dir=folder_of_run,
+        iters=args.retraining_iters,
+        save_interval=min(args.save_interval, args.retraining_iters),
+        do_eval=True,
+    )
+    resume = training.find_resume(args.resume_model, config, train_settings, len(task.train_dataset()))
+    with output.claimed(args.save_dir, overwrite=args.overwrite, resume=resume is not None) as folder:
+        return _Run(args, config, task, model, settings, folder, shape, session.threads).run(train_settings, resume)
+
+
+class _Run:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        task: Task,
+        model: GraphLayer,
+        settings: QuantSettings,
+        folder: Path,
+        shape: tuple[int, ...],
+        threads: int,
+    ) -> None:
+        from paddleseg_slim.cli.quant_result import Results
+
+        self.args, self.config, self.task, self.model, self.settings = args, config, task, model, settings
+        self.folder, self.shape, self.threads = folder, shape, threads
+        self.results = Results(args, config, task, folder, shape, threads)
+        self.began = time.monotonic()
+
+    def run(self, train_settings: Any, resume: Any) -> int:
+        """Quantize, train, write."""
+        import shutil
+
+        from paddleseg_slim.cli.prune_hooks import SelfDistillation
+        from paddleseg_slim.cli.quant_hooks import Ranges
+        from paddleseg_slim.quant.ptq import entry_of
+        from paddleseg_slim.quant.qat import Training
+        from paddleseg_slim.train.weights import load_weights
+
+        runner.log("Step 1/2: Start to quantify the model...")
+        calibration = self._calibrate()
+        source = self.results.score(self.model, "Float model")
+        layer = calibration.quantized(replace(self.settings.choice, search_weights=False, bias_correction=False))
+        weights = self.args.weight_quantizer or self.args.weight_quantize_type
+        form = Training(layer, weights, self.args.activation_quantize_type, self.args.moving_rate)
+        form.begin()
+        hooks: list[Any] = [Ranges(form, self.args.retraining_iters)]
+        if not self.args.no_distill:
+            hooks.append(SelfDistillation(calibration.layer, self.task.logits, self.args.distill_weight))
+        if resume is None:
+            shutil.rmtree(train_settings.save_dir, ignore_errors=True)
+        runner.log("Step 2/2: Start retraining the model.")
+        training.fit(
+            layer, self.task, self.config, train_settings, hooks=hooks, resume=resume, use_vdl=self.args.use_vdl
+        )
+        load_weights(layer, train_settings.save_dir / "best_model" / "model.pdparams")
+        form.end()
+        memory = self.results.score(layer, "Quantized model")
+        entry = entry_of(calibration.placement, self.settings, "qat", iters=self.args.retraining_iters,
+                         weight_quantizer=weights, activation_quantizer=self.args.activation_quantize_type)  # fmt: skip
+        layer.record.append(entry)
+        self.results.float_stage(self.model, source)
+        seconds = time.monotonic() - self.began
+        metrics = self.results.quantized(layer, calibration.placement, memory, seconds)
+        runner.log("%s: %.4f float, %.4f quantized.", metrics.primary, source.score, metrics.score)
+        runner.log("The quantized model is saved in %s.", self.folder)
+        drop = source.score - metrics.score
+        if self.args.max_drop is not None and drop > self.args.max_drop:
+            raise GoalNotMet(
+                f"{metrics.primary} fell by {drop:.4f}, at most {self.args.max_drop} was asked for.",
+                "Train longer, or with another --learning_rate.",
+            )
+        return 0
+
+    def _calibrate(self) -> Calibration:
+        from paddleseg_slim.deploy.executor import executor
+        from paddleseg_slim.quant.calibrate import calibrate
+        from paddleseg_slim.quant.ptq import prepare
+        from paddleseg_slim.train.evaluate import batches
+
+        layer, placement = prepare(self.model, self.settings, self.shape)
+        runner.log("%s", placement.summary())
+        for name, reason in placement.left.items():
+            runner.log("  float: %s (%s)", name, reason)
+        count = self.args.batch_nums * self.config.batch_size
+        chosen = quant_flags.calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
+        images = [batch["img"] for batch in batches(chosen, self.config.batch_size, self.args.num_workers)]
+        return calibrate(layer, placement, images, executor("onnxruntime", self.threads))
