@@ -165,7 +165,7 @@ class ChannelGroups:
         anchors: list[int] = []
         for ids in self.walk.axes.values():
             components = self.components[ids]
-            if len(components) and loose[components].all():
+            if len(components) > 1 and loose[components].all():
                 anchors.append(int(components[0]))
                 loose[components[0]] = False
                 self.pinned[int(components[0])] = "one channel of a layer with entangled channels has to stay"
@@ -207,6 +207,13 @@ class ChannelGroups:
     def sizes(self) -> ShapeRun:
         """Shapes of the eval graph at the size given."""
         return _sizes(self.model.eval_graph, self.size, batch=1)
+
+    @cached_property
+    def sample_rows(self) -> frozenset[str]:
+        """Names of the values of the eval graph whose first axis counts the samples."""
+        more = _sizes(self.model.eval_graph, self.size, batch=3)
+        values = (v for node in self.model.eval_graph.nodes for v in node.output_values())
+        return frozenset(v.name for v in values if self.sizes.shape(v)[:1] == (1,) and more.shape(v)[:1] == (3,))
 
     @cached_property
     def _owner(self) -> np.ndarray:

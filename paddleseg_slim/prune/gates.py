@@ -32,12 +32,14 @@ class Gate:
         components: the component of the id at each element, in the shape of the input.
         kind: see `paddleseg_slim.prune.walk.Read`.
         groups: names of the groups whose channels are on it.
+        per_sample: it may be fed with one row a sample: its first axis stands at the samples' axis.
     """
 
     value: Value
     components: np.ndarray
     kind: str
     groups: frozenset[str]
+    per_sample: bool = False
 
     def array(self, alive: np.ndarray) -> np.ndarray:
         """What to feed, float32, when these components stay (`ChannelGroups.keep`)."""
@@ -146,7 +148,9 @@ def _gate(groups: ChannelGroups, graph: Graph, read: Read, x: Value) -> Gate:
     name = graph.fresh_name(f"gate/{read.node}/{read.argument}")
     value = Value(name, "float32", tuple(components.shape))
     owners = frozenset(groups.groups[g].name for g in np.unique(groups.owner_of(components)) if g >= 0)
-    return Gate(value, components, read.kind, owners)
+    first = groups.model.eval_graph.inputs[0]
+    same = x.shape[:1] == first.shape[:1] == (-1,) and x.name in groups.sample_rows
+    return Gate(value, components, read.kind, owners, same and components.shape[:1] == (1,))
 
 
 def insert_gates(groups: ChannelGroups, names: Iterable[str] | None = None, key: str = "eval") -> GatedGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ def gate_gradients(
     outputs: Callable[[Any], Any],
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
+    batch_size: int = 8,
 ) -> dict[str, np.ndarray]:
     """Gradient of the loss with respect to a gate of one on every channel, for each image.
 
@@ -35,6 +36,7 @@ def gate_gradients(
         outputs: picks the logits ``[N, C, ...]`` from the model's outputs.
         seed: of the drawn labels.
         progress: called with the number of images done.
+        batch_size: images run together, where the model allows a gate for each sample.
 
     Returns:
         group -> float64 ``[images, width]``.
@@ -45,20 +47,38 @@ def gate_gradients(
     table = {name: tensor.detach() for name, tensor in groups.model.tensors()}  # no gradients of weights
     parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]
     neutral = gated.feeds(groups.keep({}))
+    open_gates = [gate for gate in gated.gates if gate.kind in _DIFFERENTIATED]
+    together = batch_size if all(gate.per_sample for gate in open_gates) else 1
     random = np.random.default_rng(seed)
-    rows: dict[str, list[np.ndarray]] = {group.name: [] for group in groups.groups}
-    for done, image in enumerate(images, start=1):
+    totals: list[np.ndarray] = []
+    for batch in _stacked(images, together):
         feeds = {name: paddle.to_tensor(array) for name, array in neutral.items()}
-        for gate in gated.gates:
-            feeds[gate.value.name].stop_gradient = gate.kind not in ("zero", "mean")
-        inputs = [paddle.to_tensor(image), *(feeds[v.name] for v in gated.graph.inputs[1:])]
+        for gate in open_gates:
+            rows = np.repeat(neutral[gate.value.name], len(batch), axis=0) if together > 1 else neutral[gate.value.name]
+            feeds[gate.value.name] = paddle.to_tensor(rows, stop_gradient=False)
+        inputs = [paddle.to_tensor(batch), *(feeds[v.name] for v in gated.graph.inputs[1:])]
         logits = plan.run(inputs, parameters)[0]
-        _cross_entropy(logits, random).backward()
-        total = _per_component(groups, gated.gates, feeds)
-        for group in groups.groups:
-            rows[group.name].append(total[group.components])
-        progress(done)
-    return {name: np.array(items) for name, items in rows.items()}
+        (_cross_entropy(logits, random) * len(batch)).backward()
+        totals.append(_per_component(groups, open_gates, feeds, len(batch)))
+        progress(sum(map(len, totals)))
+    total = np.concatenate(totals)
+    return {group.name: total[:, group.components] for group in groups.groups}
+
+
+_DIFFERENTIATED = ("zero", "mean")
+"""Kinds of gates that multiply. What a norm or a maximum does to the others is left out of the estimate."""
+
+
+def _stacked(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Images of one shape that follow each other, up to ``size`` together."""
+    waiting: list[np.ndarray] = []
+    for image in images:
+        if waiting and (len(waiting) == size or image.shape != waiting[0].shape):
+            yield np.concatenate(waiting)
+            waiting = []
+        waiting.append(image)
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def _cross_entropy(logits: Any, random: np.random.Generator) -> Any:
@@ -68,16 +88,17 @@ def _cross_entropy(logits: Any, random: np.random.Generator) -> Any:
     return F.cross_entropy(logits, paddle.to_tensor(labels[:, None]), axis=1)
 
 
-def _per_component(groups: ChannelGroups, gates: Iterable[Gate], feeds: Mapping[str, Any]) -> np.ndarray:
-    total = np.zeros(int(groups.components.max()) + 1)
+def _per_component(groups: ChannelGroups, gates: Iterable[Gate], feeds: Mapping[str, Any], samples: int) -> np.ndarray:
+    """Gradients summed over all places where a component is gated, ``[samples, components]``."""
+    total = np.zeros((samples, int(groups.components.max()) + 1))
     for gate in gates:
         gradient = feeds[gate.value.name].grad
         if gradient is None:
             continue
-        array = gradient.numpy().astype(np.float64).reshape(gate.components.shape)
+        array = gradient.numpy().astype(np.float64).reshape(samples, -1)
         if gate.kind == "mean":  # the mean is over the others: removing one also raises their weight
-            array = array - array.mean()
-        np.add.at(total, gate.components.reshape(-1), array.reshape(-1))
+            array = array - array.mean(axis=1, keepdims=True)
+        np.add.at(total, (slice(None), gate.components.reshape(-1)), array)
     return total
 
 

@@ -164,6 +164,8 @@ def test_gate_gradients_are_gradients(groups: Any) -> None:
         inputs = [paddle.to_tensor(x)] + [paddle.to_tensor(feeds[v.name]) for v in gated.graph.inputs[1:]]
         ends.append(loss(plan.run(inputs, tables)[0].numpy()))
     assert gradients[name][0, channel] == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=2e-2, abs=1e-5)
+    both = gate_gradients(groups, [x, images(2)[1][:1]], lambda o: o[0], seed=5, batch_size=2)
+    assert both[name].shape == (2, groups.by_name[name].width)
     curves = taylor_curves(groups, gradients, scores(groups, "fisher", gradients))
     assert set(curves.groups) == {g.name for g in groups.groups}
 
