@@ -1,0 +1,201 @@
+"""One run of the distill command: models, training, files."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+
+from paddleseg_slim.cli import runner, setup, training
+from paddleseg_slim.cli.setup import Session
+from paddleseg_slim.config import Config
+from paddleseg_slim.distill.distiller import Distiller, Mutual, Term
+from paddleseg_slim.distill.losses import DMLLoss
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import GraphLayer, capture, cost, load, save
+from paddleseg_slim.report import stage
+from paddleseg_slim.tasks import build_task
+from paddleseg_slim.train import checkpoint
+from paddleseg_slim.train.evaluate import evaluate, model_forward
+from paddleseg_slim.train.weights import load_weights
+from paddleseg_slim.version import __version__
+
+if TYPE_CHECKING:
+    from paddleseg_slim.tasks.base import Metrics, Task
+    from paddleseg_slim.train.loop import TrainResult
+
+BEFORE = "student"
+_COMPARED = 8
+
+
+class Run:
+    """A distillation.
+
+    Args:
+        args: the flags.
+        config: of the student, the data and the schedule.
+        teacher_config: of the teacher's model.
+        terms: what is compared; empty for mutual learning.
+        session: device and threads.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        teacher_config: Config,
+        terms: Sequence[Term],
+        session: Session,
+    ) -> None:
+        self.args, self.config, self.terms, self.session = args, config, terms, session
+        self.task: Task = build_task(config)
+        self.dataset = self.task.train_dataset()
+        self.task.val_dataset()  # what is wrong with it is said now
+        self.shape = tuple(np.asarray(self.dataset[(0, 0)]["img"]).shape)
+        paddle.seed(args.seed)
+        self.student = self._graph(self.task, args.model_path)
+        self.teacher = self._teacher(teacher_config)
+        self.settings = training.settings_of(args, config, session.threads, do_eval=args.do_eval)
+        place = args.save_dir if args.resume and any(Path(args.save_dir).glob("iter_*")) else args.resume_model
+        self.resume = training.find_resume(place, config, self.settings, len(self.dataset))
+        self.goes_on = args.resume or training.goes_on(self.resume, args.save_dir)
+
+    def _graph(self, task: Task, path: str | None) -> GraphLayer:
+        model = setup.load_model(task, path, reset_head=self.args.reset_head) if path else task.build_model()
+        if isinstance(model, GraphLayer):
+            return model
+        return capture(model, task.input_spec(), fixed_size=(self.shape[1], self.shape[2]))
+
+    def _teacher(self, config: Config) -> GraphLayer:
+        """The teacher: a config with weights, a saved graph, or an exported model."""
+        path = self.args.teacher_model_path
+        exported = path and not path.endswith((".pdparams", ".safetensors")) and not _is_graph(path)
+        return load(path) if exported else self._graph(build_task(config), path)
+
+    def run(self, folder: Path) -> None:
+        """Train, and write what came out into ``folder``."""
+        if self.args.overwrite and not self.goes_on:
+            checkpoint.clear_run(folder)
+        main = paddle.distributed.get_rank() == 0
+        if main and self.args.model_path and not (self.resume and (folder / BEFORE / stage.FILE_NAME).is_file()):
+            self._write(self.student, folder / BEFORE, BEFORE, "train", self._evaluate(self.student))
+        hook = self._hook(folder)
+        result = training.fit(
+            *(self.student, self.task, self.config, self.settings),
+            dataset=self.dataset,
+            hooks=[hook],
+            resume=self.resume,
+            use_vdl=self.args.use_vdl,
+        )
+        best = folder / "best_model" / "model.pdparams"
+        if self.args.do_eval and best.is_file():
+            load_weights(self.student, best)
+        hook.remove()
+        if main:
+            self._finish(folder, result)
+
+    def _hook(self, folder: Path) -> Distiller | Mutual:
+        if self.args.mutual:
+            weight = self.args.logits_weight
+            return Mutual(self.student, [self.teacher], self.task.loss, self.task.logits, DMLLoss(), weight)
+        cache = None
+        if self.args.cache_teacher:
+            self._refuse_augmentation()
+            cache = folder / "teacher_cache"
+        shape = (self.config.batch_size, *self.shape)
+        hook = Distiller(self.student, self.teacher, self.terms, self.task.logits, shape, cache)
+        for ours, theirs in zip(hook.ours.names, hook.theirs.names):
+            runner.log("Compared: %s of the student, %s of the teacher.", ours, theirs)
+        return hook
+
+    def _refuse_augmentation(self) -> None:
+        """Refuse to cache for images that differ from epoch to epoch."""
+        for index in range(min(_COMPARED, len(self.dataset))):
+            first, second = (np.asarray(self.dataset[(epoch, index)]["img"]) for epoch in (0, 1))
+            if not np.array_equal(first, second):
+                raise UserError(
+                    "--cache_teacher: the training images differ from epoch to epoch.",
+                    "Remove the random transforms of train_dataset, or leave --cache_teacher out.",
+                )
+
+    # ---- files
+
+    def _finish(self, folder: Path, result: TrainResult) -> None:
+        names = [type(term.loss).__name__ for term in self.terms] or ["DMLLoss"]
+        teacher = self.args.teacher_model_path or self.args.teacher_config
+        self.student.record.append(
+            {"step": "distill", "losses": names, "teacher": teacher, "iters": result.iters, "version": __version__}
+        )
+        metrics = self._evaluate(self.student)
+        runner.log("[EVAL] distilled: %s", metrics.line())
+        save(self.student, folder / "graph")
+        base = BEFORE if (folder / BEFORE / stage.FILE_NAME).is_file() else None
+        self._write(self.student, folder, "distilled", "distill", metrics, base, result)
+        runner.log("To train, quantize or prune it: --model_path %s", folder / "graph")
+
+    def _evaluate(self, model: GraphLayer) -> Metrics:
+        return evaluate(model_forward(model), self.task, settings=self.config.test_config)
+
+    def _write(
+        self,
+        model: GraphLayer,
+        folder: Path,
+        name: str,
+        kind: str,
+        metrics: Metrics,
+        base: str | None = None,
+        result: TrainResult | None = None,
+    ) -> None:
+        """Export the model and write its stage."""
+        from paddleseg_slim.deploy.export import export
+        from paddleseg_slim.deploy.runtimes.machine import describe_machine
+        from paddleseg_slim.train.logging import read_curves
+
+        folder.mkdir(parents=True, exist_ok=True)
+        given = model.eval_graph.inputs[0].shape
+        segments = self.config.task == "segmentation"
+        written = export(
+            model,
+            folder,
+            logits=self.task.logits,
+            shape=(given[0], given[1], given[2], given[3]),
+            output_op=self.config.export.get("output_op", "argmax") if segments else "none",
+            transforms=self.task.preprocess().describe()["transforms"],
+            class_names=self.task.class_names(),
+            task=self.config.task,
+        )
+        if importlib.util.find_spec("onnx") is not None:
+            from paddleseg_slim.deploy.onnx import write_onnx
+
+            write_onnx(written.layer, folder / "model.onnx")
+        counted = cost(model.eval_graph, [(1, *self.shape)])
+        tags = {"Train/loss": "loss", f"Evaluate/{self.task.primary}": self.task.primary}
+        curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags} if result else {}
+        stage.write_stage(
+            folder,
+            stage.Stage(
+                name=name,
+                kind=kind,
+                command=shlex.join(["python", *sys.argv]),
+                accuracy=stage.Accuracy.of(metrics),
+                params=counted.parameters,
+                macs=counted.macs,
+                files=stage.file_sizes(folder, "model.*", "deploy.yaml"),
+                base=base,
+                environment=describe_machine(),
+                seconds=result.seconds if result else 0.0,
+                curves=curves,
+                input_shape=(1, *self.shape),
+            ),
+        )
+
+
+def _is_graph(path: str) -> bool:
+    return (Path(path) / "graph.json").is_file()
