@@ -11,11 +11,12 @@
 A step's options are those of the command of its name. ``@name`` in an option is the model that the step ``name`` made,
 or its folder where files are measured (``bench``, ``eval``); ``@name/file`` is a file or folder in it. A step takes the
 model of the last step before it that made one, unless its key ``from`` names another; ``start`` is the model that the
-chain begins with.
+chain begins with. A ``train`` step besides trains a teacher, which other steps refer to.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,13 +137,13 @@ def load_recipe(path: str | Path, opts: Sequence[str] = (), *, from_scratch: boo
     if bool(data.get("goal")) != bool(data.get("tries")):
         raise UserError(f"{file}: goal and tries belong together.", "Give both, or neither.")
     listed, trains = _beginning(data, file, from_scratch)
-    steps = _steps(listed, f"{file}: steps", {})
+    steps = _steps(_beside(listed, file.parent), f"{file}: steps", {})
     model = None if trains else _existing(file, data["model"])
     goal: Goal | None = None
     tries: tuple[Try, ...] = ()
     if data.get("goal"):
         goal = Goal(**check_arguments(Goal, data["goal"], "goal"))
-        tries = tuple(_tries(data["tries"], file, steps))
+        tries = tuple(_tries(_beside(data["tries"], file.parent), file, steps))
     recipe = Recipe(
         *(file, _existing(file, data["config"]), model, steps, goal, tries),
         *(dict(data.get("common") or {}), str(data.get("description") or "")),
@@ -159,7 +160,8 @@ def _beginning(data: Mapping[str, Any], file: Path, from_scratch: bool) -> tuple
     """
     listed = list(data.get("steps") or [])
     first = listed[0] if listed else None
-    if first == "train" or (isinstance(first, Mapping) and list(first) == ["train"]):
+    trains = first == "train" or (isinstance(first, Mapping) and list(first) == ["train"])
+    if trains and not data.get("model"):
         options = first["train"] if isinstance(first, Mapping) else {}
         return [{"train": {**(options or {}), "name": START}}, *listed[1:]], True
     if from_scratch:
@@ -183,12 +185,13 @@ def _steps(data: Any, where: str, before: Mapping[str, Step], prefix: str = "") 
     if not isinstance(data, list):
         raise UserError(f"{where} is no list.", "Write '- prune: {pruning_ratio: 0.3, ...}' for each step.")
     known = dict(before)
-    last = next((s.name for s in reversed(list(known.values())) if s.row.makes_model), START)
+    chained = [s.name for s in known.values() if s.row.makes_model and s.verb != "train"]
+    last = chained[-1] if chained else START
     steps = []
     for index, item in enumerate(data):
         step = _step(item, f"{where}[{index}]", known, last, prefix)
         known[step.name] = step
-        if step.row.makes_model:
+        if step.row.makes_model and (step.verb != "train" or step.name == START):  # others train a teacher
             last = step.name
         steps.append(step)
     return tuple(steps)
@@ -213,8 +216,6 @@ def _step(item: Any, where: str, known: Mapping[str, Step], last: str, prefix: s
             return full if full in known else reference
         raise UserError(f"{where}: there is no step {reference!r} before it.", nearest(reference, [START, *known]))
 
-    if verb == "train" and name != START:
-        raise UserError(f"{where}: a training that is not the first step.", "Compressed models are trained by distil.")
     source = own(str(options.pop("from", last))) if VERBS[verb].takes_model else ""
     return Step(name, verb, _replaced(options, own), source)
 
@@ -245,10 +246,21 @@ def resolve(value: Any, paths: Mapping[str, tuple[Path, Path]]) -> Any:
     return [resolve(item, paths) for item in value] if isinstance(value, list) else value
 
 
+def _beside(value: Any, folder: Path) -> Any:
+    """``value`` with every text that names a file beside the recipe replaced by that file's path."""
+    if isinstance(value, Mapping):
+        return {key: _beside(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
+    if isinstance(value, str) and "/" in value and not value.startswith("@") and (folder / value).is_file():
+        return os.path.normpath(folder / value)
+    return value
+
+
 def _existing(file: Path, path: Any) -> Path:
     for candidate in (file.parent / str(path), Path(str(path))):
         if candidate.exists():
-            return candidate
+            return Path(os.path.normpath(candidate))
     raise UserError(
         f"{file}: {path} does not exist (looked beside the recipe and in the working directory).",
         "Correct the path, or give --from_scratch if it is the model.",

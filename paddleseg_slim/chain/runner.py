@@ -150,8 +150,9 @@ def _resume_arguments(step: Step, folder: Path) -> list[str]:
     parser = verbs.parser_of(step.row)
     if verbs.has_option(parser, "resume"):
         return ["--resume"]
-    if verbs.has_option(parser, "resume_model") and any(folder.glob("iter_*/manifest.json")):
-        return ["--resume_model", str(folder)]
+    checkpoint = next(iter(sorted(folder.rglob("iter_*/manifest.json"))), None)
+    if verbs.has_option(parser, "resume_model") and checkpoint is not None:
+        return ["--resume_model", str(checkpoint.parents[1])]
     return ["--overwrite"] if verbs.has_option(parser, "overwrite") else []
 
 
