@@ -179,9 +179,8 @@ def _classes(
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["image", "class", "probability"])
     for (_, name), scores in zip(pictures, predictor.predict(_pictures(pictures), args.batch_size)):
-        best, probability = int(scores), ""
+        best, probability = int(scores.argmax()) if scores.ndim else int(scores), ""
         if scores.ndim:
-            best = int(scores.argmax())
             powers = np.exp(scores - scores.max()) if predictor.deploy.output_op == "none" else scores
             probability = f"{powers[best] / powers.sum():.4f}"
         rows.writerow([name.as_posix(), _name(predictor, best), probability])

@@ -8,8 +8,9 @@ import pytest
 from onnx_files import conv_net
 
 from paddleseg_slim.deploy import runtimes
-from paddleseg_slim.deploy.runtimes import RuntimeOptions, find_model, load
+from paddleseg_slim.deploy.runtimes import NodePrecision, RuntimeOptions, TensorSpec, find_model, load
 from paddleseg_slim.deploy.runtimes.machine import cpu_flags, describe_machine, peak_memory_mb
+from paddleseg_slim.deploy.runtimes.tensorrt_runtime import builder_flags, cache_key, layer_precision, profile_shapes
 from paddleseg_slim.errors import UserError
 
 ENGINES = ["onnxruntime", "openvino"]
@@ -161,3 +162,33 @@ def test_machine() -> None:
     facts = describe_machine()
     assert facts["cpu"] and facts["physical_cores"] >= 1
     assert peak_memory_mb() > 10
+
+
+def test_tensorrt_profiles() -> None:
+    spec = TensorSpec("x", "float32", (-1, 3, -1, 256))
+    assert profile_shapes(spec, {}) == ((1, 3, 128, 256), (1, 3, 512, 256), (4, 3, 1024, 256))
+    given = ((1, 3, 64, 256), (2, 3, 64, 256), (8, 3, 96, 256))
+    assert profile_shapes(spec, {"x": given}) == given
+    for wrong in (given[::-1], ((1, 3, 64, 64),) * 3, ((1, 3, 64),) * 3):
+        with pytest.raises(UserError, match="does not fit input 'x'"):
+            profile_shapes(spec, {"x": wrong})
+
+
+def test_tensorrt_flags_and_cache_key() -> None:
+    assert [builder_flags(name) for name in ("fp32", "fp16", "int8")] == [(), ("FP16",), ("INT8", "FP16")]
+    shapes = [((1, 3, 8, 8),) * 3]
+    key = cache_key(b"model", "10.0", "gpu", "fp16", shapes)
+    others = [
+        cache_key(b"other", "10.0", "gpu", "fp16", shapes),
+        cache_key(b"model", "10.1", "gpu", "fp16", shapes),
+        cache_key(b"model", "10.0", "gpu", "int8", shapes),
+        cache_key(b"model", "10.0", "gpu", "fp16", [((2, 3, 8, 8),) * 3]),
+    ]
+    assert key == cache_key(b"model", "10.0", "gpu", "fp16", shapes) and len({key, *others}) == 5
+
+
+def test_tensorrt_layers() -> None:
+    layer = {"Name": "conv1 + relu1", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Int8 NC/32HW32"}]}
+    assert layer_precision(layer) == NodePrecision("conv1 + relu1", "CaskConvolution", "int8", True)
+    plain = {"Name": "add", "LayerType": "PointWiseV2", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]}
+    assert layer_precision(plain) == NodePrecision("add", "PointWiseV2", "fp32", False)
