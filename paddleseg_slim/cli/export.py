@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, output, runner, setup
+from paddleseg_slim.cli import arguments, output, runner, setup, slim_section
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``export.py`` and ``qat_export.py``."""
     arguments.add_config(parser)
     arguments.add_weights(parser)
+    slim_section.add(parser)
     arguments.add_output(parser, "./output/inference_model")
     parser.add_argument("--from_scratch", action="store_true", help="export random weights, to measure a speed")
     parser.add_argument(
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export; see `add_arguments`."""
     output_op = _output_op(args)
+    args.model_path = slim_section.find_model(args)
     if not args.model_path and not args.from_scratch:
         raise UserError("No --model_path is given.", "Give trained weights, or --from_scratch for random ones.")
     setup.start(args)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddleseg_slim.cli import arguments, runner, setup
+from paddleseg_slim.cli import arguments, runner, setup, slim_section
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ _NOT_HERE = {"use_multilabel": ("multi-label segmentation is not supported.", "L
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``predict.py``."""
     arguments.add_config(parser)
-    arguments.add_weights(parser, required=True)
+    arguments.add_weights(parser)
+    slim_section.add(parser)
     parser.add_argument(
         "--image_path", required=True, metavar="PATH", help="a picture, a folder, or a list of pictures"
     )
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict; see `add_arguments`."""
     arguments.refuse(args, _NOT_HERE)
+    args.model_path = slim_section.need_model(args)
     pictures = find_pictures(args.image_path)
     arguments.check_folder(args.save_dir)
     setup.start(args)

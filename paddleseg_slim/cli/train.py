@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, output, runner, setup, training
+from paddleseg_slim.cli import arguments, output, runner, setup, slim_section, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _NOT_HERE = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``train.py``, old and new."""
     arguments.add_config(parser)
+    slim_section.add(parser)
     training.add_schedule(parser)
     arguments.add_output(parser, "./output")
     arguments.add_weights(parser)
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; see `add_arguments`."""
     arguments.refuse(args, _NOT_HERE)
+    section = slim_section.of_config(args)
+    if section is not None:
+        return slim_section.train(args, section)
     if args.resume_model and args.model_path:
         raise UserError("--resume_model and --model_path are both given.", "A resumed run has its own weights.")
     session = setup.start(args)

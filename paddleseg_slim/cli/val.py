@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, runner, setup
+from paddleseg_slim.cli import arguments, runner, setup, slim_section
 
 if TYPE_CHECKING:
     from paddleseg_slim.tasks.base import Metrics
@@ -19,7 +19,8 @@ _NOT_HERE = {"use_multilabel": ("multi-label segmentation is not supported.", "L
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``val.py``."""
     arguments.add_config(parser)
-    arguments.add_weights(parser, required=True)
+    arguments.add_weights(parser)
+    slim_section.add(parser)
     arguments.add_device(parser)
     arguments.add_precision(parser)
     arguments.add_data_format(parser)
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; see `add_arguments`."""
     arguments.refuse(args, _NOT_HERE)
+    args.model_path = slim_section.need_model(args)
     arguments.at_least(args, batch_size=1, num_workers=0)
     setup.start(args)
     from paddleseg_slim import config as configs
