@@ -7,7 +7,7 @@ import importlib.util
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,12 @@ class Results:
 
     # ---- the three models
 
-    def before(self, model: GraphLayer) -> None:
-        """Evaluate and export the model as it was given."""
+    def before(self, model: GraphLayer, check: Callable[[Metrics], None] = lambda metrics: None) -> None:
+        """Evaluate the model as it was given, ``check`` the result, and export it."""
         self._dense = model
         if self.args.resume and (self.folder / DENSE / stage.FILE_NAME).is_file():
             return
-        self._stage(model, self.folder / DENSE, DENSE, "train", None)
+        self._stage(model, self.folder / DENSE, DENSE, "train", None, check)
 
     def pruned(self, result: Pruned) -> None:
         """Evaluate and export the pruned model, not trained again yet."""
@@ -104,9 +104,18 @@ class Results:
             model_forward(model), self.task, num_workers=self.args.num_workers, settings=self.config.test_config
         )
 
-    def _stage(self, model: GraphLayer, folder: Path, name: str, kind: str, base: str | None) -> Metrics:
+    def _stage(
+        self,
+        model: GraphLayer,
+        folder: Path,
+        name: str,
+        kind: str,
+        base: str | None,
+        check: Callable[[Metrics], None] = lambda metrics: None,
+    ) -> Metrics:
         metrics = self.evaluate(model)
         runner.log("[EVAL] %s: %s", name, metrics.line())
+        check(metrics)
         written = self._export(model, folder)
         counted = cost(written.layer.eval_graph, [self.shape])
         stage.write_stage(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -23,6 +23,7 @@ from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture, load, save
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
 from paddleseg_slim.prune.plan import Goal, prune_to, prune_to_latency
+from paddleseg_slim.prune.sensitivity import check_trained
 from paddleseg_slim.prune.sparsity import (
     WHO_GAINS,
     GradualSchedule,
@@ -140,7 +141,8 @@ class Run:
 
     def _prune(self, groups: ChannelGroups, path: Path) -> GraphLayer:
         runner.log("Step 1/3: Start calculating the sensitivity of model parameters...")
-        self.results.before(self.dense)
+        measured = self.args.sensitivity != "none" and not self.args.label_free
+        self.results.before(self.dense, check_trained if measured else lambda metrics: None)
         importance, curves = Analysis(self.args, self.config, self.task, self.folder, groups).run()
         asked = self.goal.flops_removed if self.goal.flops_removed is not None else "by the goal given"
         runner.log("Step 2/3: Start to prune the model, the ratio of pruning is %s...", asked)
@@ -217,8 +219,8 @@ class Run:
         names = sparse_weights(self.dense, self.args.only_1x1)
         if not names:
             raise UserError("The model has no weight that may become sparse.", "Leave --only_1x1 out.")
-        teacher = None if self.args.no_distill else self._copy()
-        self.results.before(self.dense)
+        original = copy.deepcopy(self.dense)
+        self.results.before(original)
         weights: dict[str, np.ndarray] = {name: self.dense.tensor(name).numpy() for name in names}
         schedule = None
         if self.args.method == "2:4":
@@ -230,8 +232,8 @@ class Run:
             if self.args.method == "gmp":
                 schedule = GradualSchedule(self.args.pruning_ratio, start, max(self.args.retraining_iters // 2, 1))
         hooks: list[Hook] = [prune_hooks.KeepZeros(self.dense, masks, schedule)]
-        if teacher is not None:
-            hooks.append(prune_hooks.SelfDistillation(teacher, self.task.logits, self.args.distill_weight))
+        if not self.args.no_distill:
+            hooks.append(prune_hooks.SelfDistillation(original, self.task.logits, self.args.distill_weight))
         result = self._retrain(self.dense, hooks)
         part = achieved({name: self.dense.tensor(name).numpy() for name in masks})
         runner.log("Zeros: %.2f %% of the weights of %d layers.", 100 * part, len(masks))
@@ -241,8 +243,3 @@ class Run:
         if self.main:
             self.results.final(self.dense, result, time.monotonic() - self.began, notes=(note,), base="dense")
         return 0
-
-    def _copy(self) -> Any:
-        import copy
-
-        return copy.deepcopy(self.dense)

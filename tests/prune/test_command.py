@@ -114,7 +114,6 @@ def test_killed_in_retraining_and_resumed(finished: tuple[Path, str], weights: t
     [
         pytest.param(["--pruning_ratio", "nan"], 2, "pruning ratio", marks=pytest.mark.slow),
         (["--pruning_ratio", "0.99", "--align", "16"], 3, "removed"),
-        pytest.param(["--sensitivity", "fast"], 2, "not trained", marks=pytest.mark.slow),
         pytest.param(["--pruning_ratio", "1"], 2, "pruning ratio", marks=pytest.mark.slow),
         pytest.param(["--keep", "no_such_layer"], 2, "matches no layer", marks=pytest.mark.slow),
         pytest.param(["--criterion", "l3_norm"], 2, "l1_norm", marks=pytest.mark.slow),
@@ -127,6 +126,19 @@ def test_what_cannot_work_ends_before_it_takes_long(
     assert done.returncode == code, done.stderr
     assert text in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model.json").exists()
+
+
+@pytest.mark.slow
+def test_an_untrained_model_is_refused_before_the_analysis(weights: tuple[Path, Path], tmp_path: Path) -> None:
+    state = paddle.load(str(weights[1]))
+    for name in state:
+        if name.startswith("classifier.conv."):
+            state[name] = state[name] * 0  # one class everywhere
+    paddle.save(state, str(tmp_path / "constant.pdparams"))
+    more = ["--retraining_iters", 1, "--sensitivity", "fast"]
+    done = tiny.run("slim/prune.py", *flags(weights[0], tmp_path / "constant.pdparams", tmp_path / "run", *more))
+    assert done.returncode == 2 and "not trained" in done.stderr
+    assert not (tmp_path / "run" / "dense").exists()
 
 
 def test_no_weights_and_no_goal(weights: tuple[Path, Path], tmp_path: Path) -> None:
