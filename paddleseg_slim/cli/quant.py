@@ -114,6 +114,7 @@ class _Run:
 
         from paddleseg_slim.cli.prune_hooks import SelfDistillation
         from paddleseg_slim.cli.quant_hooks import Ranges
+        from paddleseg_slim.quant.insert import round_biases
         from paddleseg_slim.quant.ptq import entry_of
         from paddleseg_slim.quant.qat import Training
         from paddleseg_slim.train.weights import load_weights
@@ -136,6 +137,8 @@ class _Run:
         )
         load_weights(layer, train_settings.save_dir / "best_model" / "model.pdparams")
         form.end()
+        if calibration.placement.profile.bias == "int32":
+            round_biases(layer)
         memory = self.results.score(layer, "Quantized model")
         entry = entry_of(calibration.placement, self.settings, "qat", iters=self.args.retraining_iters,
                          weight_quantizer=weights, activation_quantizer=self.args.activation_quantize_type)  # fmt: skip

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import Executor, Graph, GraphLayer, Node, Value, extract
-from paddleseg_slim.quant.insert import insert
+from paddleseg_slim.graph import Executor, Graph, GraphLayer, Node, extract
+from paddleseg_slim.quant.insert import insert, round_biases
 from paddleseg_slim.quant.node import fake_quantize_array
 from paddleseg_slim.quant.observers import Scale, Statistics, choose, weight_scales
-from paddleseg_slim.quant.placement import Placement, activation_of, channel_axis, weight_of
+from paddleseg_slim.quant.placement import Placement, activation_of, bias_name, channel_axis, weight_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ class Calibration:
         if choice.bias_correction:
             self._correct_biases(layer, weights)
         insert(layer, self.placement, self.scales(choice), weights)
+        if self.placement.profile.bias == "int32":
+            round_biases(layer)
         return layer
 
     def _correct_biases(self, layer: GraphLayer, scales: Mapping[str, np.ndarray]) -> None:
@@ -95,7 +97,7 @@ class Calibration:
         grids = {site.value: site.grid for site in self.placement.weights()}
         for name in self.placement.layers:
             node = layer.eval_graph.node(name)
-            weight, bias = weight_of(node).name, bias_name(layer, node)
+            weight, bias = weight_of(node).name, bias_name(layer.eval_graph, node)
             if bias is None or name not in self.means:
                 continue
             array = layer.tensor(weight).numpy()
@@ -103,20 +105,6 @@ class Calibration:
             shift = output_of_constant(node, lost, self.means[name])
             old = layer.tensor(bias).numpy()
             layer.set_tensor(bias, (old.reshape(-1) + shift).reshape(old.shape).astype(old.dtype))
-
-
-def bias_name(layer: GraphLayer, node: Node) -> str | None:
-    """Name of the stored bias that is added to the output of ``node`` and to nothing else."""
-    graph = layer.eval_graph
-    readers = graph.users(node.out)
-    if len(readers) != 1 or readers[0].op != "add":
-        return None
-    value = readers[0].inputs.get("y")
-    if isinstance(value, Value) and value.producer is not None and value.producer.op == "reshape":
-        value = value.producer.value("x")
-    if not isinstance(value, Value) or len(graph.users(value)) != 1:
-        return None
-    return graph.parameter_name(value)
 
 
 def output_of_constant(node: Node, weight: np.ndarray, mean: np.ndarray) -> np.ndarray:

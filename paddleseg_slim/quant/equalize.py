@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from paddleseg_slim.graph import GraphLayer, Node
-from paddleseg_slim.quant.calibrate import bias_name
-from paddleseg_slim.quant.placement import activation_of, fused_output, weight_of, weighted_layers
+from paddleseg_slim.quant.placement import activation_of, bias_name, fused_output, weight_of, weighted_layers
 
 LARGEST = 1e4
 """No channel is scaled by more than this."""
@@ -46,7 +45,7 @@ def _pairs(layer: GraphLayer) -> list[tuple[Node, Node]]:
         biased = graph.users(first.out)[:1] != [] and graph.users(first.out)[0].op == "add"
         if len(readers) != 1 or readers[0] not in nodes or graph.is_output(output) or shared:
             continue
-        if activation_of(readers[0]) is output and (bias_name(layer, first) is not None or not biased):
+        if activation_of(readers[0]) is output and (bias_name(layer.eval_graph, first) is not None or not biased):
             pairs.append((first, readers[0]))
     return pairs
 
@@ -67,7 +66,7 @@ def _equalize_pair(layer: GraphLayer, first: Node, second: Node) -> None:
     ratio = np.sqrt(np.where(usable, range_a, 1.0) / np.where(usable, range_b, 1.0))
     factor = np.clip(np.where(usable, ratio, 1.0), 1 / LARGEST, LARGEST).astype(a.dtype)
     layer.set_tensor(name_a, a / factor.reshape(-1, 1, 1, 1))
-    bias = bias_name(layer, first)
+    bias = bias_name(layer.eval_graph, first)
     if bias is not None:
         array = layer.tensor(bias).numpy()
         layer.set_tensor(bias, (array.reshape(-1) / factor).reshape(array.shape))

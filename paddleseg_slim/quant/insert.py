@@ -18,9 +18,9 @@ from paddleseg_slim.graph import (
     remove_dead_nodes,
     remove_node,
 )
-from paddleseg_slim.quant.node import OP
+from paddleseg_slim.quant.node import OP, Grid, quantize_array
 from paddleseg_slim.quant.observers import Scale
-from paddleseg_slim.quant.placement import Placement, Site, activation_of, weight_of
+from paddleseg_slim.quant.placement import WEIGHT_ARGUMENT, Placement, Site, activation_of, bias_name, weight_of
 
 HOLDER = "quantizers"
 """Stored tensors of the quantizers are called ``quantizers.<value>.scale`` and ``.zero_point``."""
@@ -134,10 +134,27 @@ def remove_quantizers(layer: GraphLayer) -> None:
             layer.remove_tensor(name)
 
 
+def round_biases(layer: GraphLayer) -> None:
+    """Round each bias of a quantized layer to the steps of its accumulator, ``scale(x) * scale(weight)``, in place.
+
+    Engines that hold biases as int32 do so; with it the model in memory computes what its file does.
+    """
+    graph = layer.eval_graph
+    for node in graph.nodes:
+        if node.op not in WEIGHT_ARGUMENT:
+            continue
+        weight, x = quantizer_of(node.value(WEIGHT_ARGUMENT[node.op])), quantizer_of(activation_of(node))
+        name = bias_name(graph, node)
+        if weight is None or x is None or name is None:
+            continue
+        step = layer.tensor(x.value("scale").name).numpy() * layer.tensor(weight.value("scale").name).numpy()
+        array = layer.tensor(name).numpy()
+        steps = np.rint(array.reshape(-1).astype(np.float64) / step)
+        layer.tensor(name).set_value((steps * step).reshape(array.shape).astype(array.dtype))
+
+
 def integer_weights(layer: GraphLayer) -> dict[str, np.ndarray]:
     """The weights as the integers that an engine stores, int8, by parameter name."""
-    from paddleseg_slim.quant.node import Grid, quantize_array
-
     found: dict[str, np.ndarray] = {}
     for node in layer.eval_graph.nodes:
         if node.op == OP and layer.eval_graph.parameter_name(node.value("x")):

@@ -159,6 +159,19 @@ def _from_parameters(graph: Graph, value: Value) -> bool:
     return graph.parameter_name(value) is not None
 
 
+def bias_name(graph: Graph, node: Node) -> str | None:
+    """Name of the stored bias that is added to the output of ``node`` and to nothing else."""
+    readers = graph.users(node.out)
+    if len(readers) != 1 or readers[0].op != "add":
+        return None
+    value = readers[0].inputs.get("y")
+    if isinstance(value, Value) and value.producer is not None and value.producer.op == "reshape":
+        value = value.producer.value("x")
+    if not isinstance(value, Value) or len(graph.users(value)) != 1:
+        return None
+    return graph.parameter_name(value)
+
+
 def plan(
     layer: GraphLayer,
     profile: Profile,

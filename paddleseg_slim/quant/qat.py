@@ -17,6 +17,9 @@ from paddleseg_slim.quant.quantizers import Quantizer, get_quantizer
 FREEZE_AT = 0.8
 """Share of the training after which ranges that follow the batches stay as they are."""
 
+LEARNED_RATE = 0.1
+"""Factor on the learning rate of learned ranges: they are small numbers, which Adam would change by the same step."""
+
 
 class Training:
     """The train form of a quantized model, from `begin` to `end`.
@@ -108,7 +111,7 @@ class Training:
             return
         holder, leaf = self.layer._places[name]
         del holder._buffers[leaf]
-        self.layer.add_tensor(name, new_parameter(tensor, name.replace(".", "_"), True))
+        self.layer.add_tensor(name, new_parameter(tensor, name.replace(".", "_"), True, LEARNED_RATE))
 
 
 def _trains(tensor: Any) -> bool:

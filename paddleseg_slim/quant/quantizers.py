@@ -45,6 +45,11 @@ def _sum_to(gradient: Any, shape: list[int]) -> Any:
     return total.reshape(shape)
 
 
+def _wanted(ctx: Any, gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gradients of the inputs that take one, None for the others, as a PyLayer must return them."""
+    return tuple(gradient if takes else None for gradient, takes in zip(gradients, ctx.takes))
+
+
 class Learned(paddle.autograd.PyLayer):
     """LSQ and LSQ+: the gradient of the scale (and zero point), scaled by ``1 / sqrt(count * qmax)`` (section 2.2).
 
@@ -60,17 +65,18 @@ class Learned(paddle.autograd.PyLayer):
         clipped = paddle.clip(level, qmin, qmax)
         inside = clipped == level
         ctx.save_for_backward(inside, paddle.where(inside, clipped - zero - real, clipped - zero), scale, zero)
+        ctx.takes = [not tensor.stop_gradient for tensor in (x, scale, zero)]
         ctx.factor = 1.0 / math.sqrt(max(1, x.size // max(1, scale.size)) * max(abs(qmin), qmax))
         return (clipped - zero) * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
         """The gradients of ``x``, the scale and the zero point."""
         inside, slope, scale, zero = ctx.saved_tensor()
         to_x = paddle.where(inside, gradient, paddle.zeros_like(gradient))
         to_scale = _sum_to(gradient * slope, scale.shape) * ctx.factor
         clipped = paddle.where(inside, paddle.zeros_like(gradient), -gradient * scale)
-        return to_x, to_scale, _sum_to(clipped, zero.shape) * ctx.factor
+        return _wanted(ctx, (to_x, to_scale, _sum_to(clipped, zero.shape) * ctx.factor))
 
 
 class Pact(paddle.autograd.PyLayer):
@@ -81,16 +87,18 @@ class Pact(paddle.autograd.PyLayer):
         """Quantize and keep what the gradient needs."""
         level = paddle.round(x / scale) + zero
         clipped = paddle.clip(level, qmin, qmax)
+        ctx.takes = [not tensor.stop_gradient for tensor in (x, scale, zero)]
         ctx.save_for_backward(clipped - level, clipped - zero, scale)
         return (clipped - zero) * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Any) -> tuple[Any, Any, None]:
+    def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
         """The gradients of ``x``, the scale and the zero point."""
         over, level, scale = ctx.saved_tensor()
         nothing = paddle.zeros_like(gradient)
         to_x = paddle.where(over == 0, gradient, nothing)
-        return to_x, _sum_to(paddle.where(over == 0, nothing, gradient * level), scale.shape), None
+        to_scale = _sum_to(paddle.where(over == 0, nothing, gradient * level), scale.shape)
+        return _wanted(ctx, (to_x, to_scale, None))
 
 
 class SoftStaircase(paddle.autograd.PyLayer):
@@ -213,7 +221,7 @@ def train_quant(
         return fake_quant(x, scale, zero_point, bits, axis, qmin, qmax)
     if row.update is not None and moving_rate < 1:
         _follow(row.update, x, scale, zero_point, axis, qmin, qmax, moving_rate)
-    if row.gradient is None:
+    if row.gradient is None or (x.stop_gradient and not row.learns_scale):
         return fake_quant(x, scale, zero_point, bits, axis, qmin, qmax)
     shape = [-1 if axis is not None and a == axis % len(x.shape) else 1 for a in range(len(x.shape))]
     spread = scale if axis is None else paddle.reshape(scale, shape)
