@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import traceback
 import types
@@ -48,6 +49,8 @@ try:
     from paddle.jit.dy2static import parameter_recorder as _recorder
 except ImportError:  # before 3.2
     from paddle.jit.pir_dy2static import parameter_recorder as _recorder  # type: ignore[no-redef]
+
+_MIXED_LISTS_FAIL = paddle.__version__.startswith("3.1.")
 
 PirValue = paddle.pir.Value
 Parameter = framework.EagerParamBase
@@ -150,6 +153,39 @@ def building(program: Any) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _ops_with_integers() -> tuple[str, ...]:
+    """Ops that take integers which may be computed."""
+    names = re.findall(r"^PADDLE_API .*?(\w+)\([^;]*\bIntArray\b", op_header(), flags=re.M)
+    return tuple(name for name in names if op_function(name) is not None)
+
+
+def _only_values(argument: Any) -> Any:
+    """A list of integers and PIR values as one of values; anything else as it is."""
+    if not isinstance(argument, (list, tuple)):
+        return argument
+    first = next((item for item in argument if isinstance(item, PirValue)), None)
+    if first is None:
+        return argument
+    shape, dtype = pir_shape(first), dtype_name(first.dtype)
+    values = (item if isinstance(item, PirValue) else paddle.full(shape, item, dtype) for item in argument)
+    return [value if dtype_name(value.dtype) == dtype else value.astype(dtype) for value in values]
+
+
+@contextlib.contextmanager
+def _mixed_lists() -> Iterator[None]:
+    """Let ops take lists of integers and PIR values, as they do from Paddle 3.2 on: `F.pad` of a computed size."""
+    with contextlib.ExitStack() as stack:
+        for name in _ops_with_integers() if _MIXED_LISTS_FAIL else ():
+            function = getattr(paddle._C_ops, name)
+
+            def call(*arguments: Any, _function: Callable[..., Any] = function, **keywords: Any) -> Any:
+                return _function(*map(_only_values, arguments), **keywords)
+
+            stack.enter_context(patch.object(paddle._C_ops, name, call))
+        yield
+
+
 @contextlib.contextmanager
 def tracing(program: Any, **value_methods: Any) -> Iterator[dict[int, Any]]:
     """Trace eager code into ``program``; yields ``{id of PIR value: tensor}``, filled when the block ends well.
@@ -162,6 +198,7 @@ def tracing(program: Any, **value_methods: Any) -> Iterator[dict[int, Any]]:
     with contextlib.ExitStack() as stack:
         stack.callback(_recorder._global_inplace_map.pop, program)
         stack.enter_context(building(program))
+        stack.enter_context(_mixed_lists())
         stack.enter_context(to_static_mode_guard(True))
         stack.enter_context(static_op_arg_cast_guard(_convert_into_value))
         stack.enter_context(patch.object(layers, "name_struct", lambda *_: contextlib.nullcontext(), create=True))
