@@ -100,6 +100,11 @@ class Plan:
             return step.source
         return START if step.source and any(s.source == START for s in self.before(step)) else ""
 
+    def labels(self, step: Step) -> dict[str, str]:
+        """Names of steps as the recipe has them in the step's try -> their full names."""
+        item = next((item for item in self.recipe.tries if step in item.steps), None)
+        return {s.name[len(item.name) + 1 :]: s.name for s in item.steps} if item else {}
+
     def arguments(self, step: Step) -> list[str]:
         """The arguments of the step's command."""
         before = self.before(step)

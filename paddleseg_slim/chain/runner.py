@@ -100,7 +100,7 @@ class Chain:
             raise _EXIT_CODES.get(code, SlimError)(
                 f"The step {step.name} ended with exit code {code}.", "Its message stands above; go on with --resume."
             )
-        stages.rename(folder, step.name, self.plan.base_of(step), START)
+        stages.rename(folder, step.name, self.plan.base_of(step), START, self.plan.labels(step))
         record.status, record.files = "done", states.outputs(folder) if folder.is_dir() else {}
         self.state.write()
 

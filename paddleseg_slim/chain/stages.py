@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def stages_of(folder: Path) -> Iterator[tuple[Path, Stage]]:
         yield path.parent, read_stage(path)
 
 
-def rename(folder: Path, name: str, base: str, start: str) -> None:
+def rename(folder: Path, name: str, base: str, start: str, labels: Mapping[str, str] | None = None) -> None:
     """Rename the stages that a command left in ``folder``; a second time changes nothing.
 
     The command's own stage gets the name of the step. What it says of the model that it was given is left to the
@@ -27,9 +27,10 @@ def rename(folder: Path, name: str, base: str, start: str) -> None:
         name: of the step.
         base: stage of the model that the step was given; empty if no step before has reported it.
         start: name for that stage then.
+        labels: further names that a benchmark in the folder uses for stages -> names of these stages.
     """
     found = list(stages_of(folder))
-    new = {}
+    new = dict(labels or {})
     for place, stage in found:
         if place == folder:
             new[stage.name] = name
