@@ -1,7 +1,7 @@
 """What a recipe says: where the chain begins, its steps, or a goal and the tries to reach it.
 
     config: ../fashion/fastscnn_fashion5_128x128.yml
-    model: ../fashion/weights/fastscnn/model.pdparams
+    model: ../fashion/weights/fastscnn_fashion5_128x128/model.safetensors
     steps:
       - prune: {name: pruned, pruning_ratio: 0.3, retraining_iters: 300}
       - ptq: {name: int8}
