@@ -17,7 +17,6 @@ from paddleseg_slim.distill.taps import AUTOMATIC, Taps, automatic_pairs, find_v
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import atomic_file
 from paddleseg_slim.graph import GraphLayer, infer_shapes
-from paddleseg_slim.tasks.base import Batch
 from paddleseg_slim.train.hooks import Hook
 
 ADAPTERS = "distill_adapters"
@@ -129,7 +128,7 @@ class Distiller(Hook):
         """Know the step, for the schedules of the weights."""
         self.step = step
 
-    def extra_loss(self, model: Any, outputs: Any, batch: Batch) -> Mapping[str, Any]:
+    def extra_loss(self, model: Any, outputs: Any, batch: dict[str, Any]) -> Mapping[str, Any]:
         """``distill_loss_<n>`` for each term, weighted; `batch` gives the image to the teacher."""
         logits, features = self._teach(batch["img"])
         losses = {}
@@ -140,7 +139,7 @@ class Distiller(Hook):
                 losses[f"distill_loss_{index}"] = weight * value
         return losses
 
-    def _term(self, item: _Compared, outputs: Any, logits: Any, features: Sequence[Any], batch: Batch) -> Any:
+    def _term(self, item: _Compared, outputs: Any, logits: Any, features: Sequence[Any], batch: dict[str, Any]) -> Any:
         loss = item.term.loss
         if not item.student:
             ours = self.logits(outputs)
@@ -209,7 +208,7 @@ class Mutual(Hook):
         self,
         student: nn.Layer,
         peers: Sequence[nn.Layer],
-        task_loss: Callable[[Any, Batch], Mapping[str, Any]],
+        task_loss: Callable[[Any, dict[str, Any]], Mapping[str, Any]],
         logits: Callable[[Any], Any],
         divergence: nn.Layer,
         weight: float = 1.0,
@@ -218,7 +217,7 @@ class Mutual(Hook):
         self.divergence, self.weight = divergence, weight
         student.add_sublayer(PEER, nn.LayerList(self.peers))
 
-    def extra_loss(self, model: Any, outputs: Any, batch: Batch) -> Mapping[str, Any]:
+    def extra_loss(self, model: Any, outputs: Any, batch: dict[str, Any]) -> Mapping[str, Any]:
         """``peer_loss``, the peers' own losses, and ``mutual_loss``, all divergences."""
         others = [peer(batch["img"]) for peer in self.peers]
         logits = [self.logits(values) for values in (outputs, *others)]
