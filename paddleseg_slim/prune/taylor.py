@@ -98,7 +98,7 @@ def _per_component(groups: ChannelGroups, gates: Iterable[Gate], feeds: Mapping[
         array = gradient.numpy().astype(np.float64).reshape(samples, -1)
         if gate.kind == "mean":  # the mean is over the others: removing one also raises their weight
             array = array - array.mean(axis=1, keepdims=True)
-        np.add.at(total, (slice(None), gate.components.reshape(-1)), array)
+        np.add.at(total.T, gate.components.reshape(-1), array.T)
     return total
 
 
