@@ -66,7 +66,7 @@ def prepare(folder: Path, python: str, paddle: str) -> Path:
     own = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not own.is_file():
         subprocess.run([python, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
-    install = [str(own), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [str(own), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     wanted = ["-e", f"{ROOT}[cpu,onnx]", f"paddlepaddle=={paddle}", *TOOLS]
     subprocess.run([*install, *wanted], check=True, capture_output=True, text=True)
     return own
