@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,22 @@ def metadata_of(source: str | os.PathLike[str] | None) -> dict[str, Any]:
     deploy, _ = read_deploy(folder)
     keys = ("task", "transforms", "output_op", "output_dtype", "class_names")
     return {key: getattr(deploy, key) for key in keys if getattr(deploy, key)}
+
+
+def add_onnx(folder: str | os.PathLike[str], layer: Any, **options: Any) -> Path:
+    """Write ``model.onnx`` beside an exported model and name it in its ``deploy.yaml``.
+
+    Args:
+        folder: what `export.export` wrote.
+        layer: the graph that was exported (`export.ExportResult.layer`), its output operation included.
+        options: of `onnx.write_onnx`: ``opset``, ``input_shape``, ``int32_bias``.
+
+    Raises:
+        UserError: an op has no ONNX function; the folder is left as it was.
+    """
+    from paddleseg_slim.deploy.description import read_deploy, write_deploy
+
+    deploy, place = read_deploy(folder)
+    path = write_model_onnx(layer, place / "model.onnx", place, **options)
+    write_deploy(place, replace(deploy, onnx=path.name))
+    return path

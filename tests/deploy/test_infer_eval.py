@@ -22,9 +22,10 @@ from paddleseg_slim.config import load_config
 from paddleseg_slim.deploy.evaluate import as_scores
 from paddleseg_slim.deploy.export import export
 from paddleseg_slim.deploy.infer import Predictor, restore
-from paddleseg_slim.deploy.prepare import model_file
+from paddleseg_slim.deploy.prepare import add_onnx, model_file
 from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import load as load_graph
 from paddleseg_slim.tasks import build_task
 
 ONE = RuntimeOptions(threads=1)
@@ -154,6 +155,17 @@ def test_infer_refuses(exported, pictures: Path, tmp_path: Path, capsys, flags: 
     always = ["--config", exported["argmax"], "--image_path", pictures, "--save_dir", tmp_path]
     code, errors = in_process(capsys, "infer", *always, *flags)
     assert code == 2 and text in errors and "Traceback" not in errors
+
+
+def test_onnx_beside_an_export_is_used(exported, pictures: Path, tmp_path: Path, capsys) -> None:
+    layer = load_graph(exported["argmax"])
+    for name in ("deploy.yaml", "model.json", "model.pdiparams"):
+        (tmp_path / name).write_bytes((exported["argmax"] / name).read_bytes())
+    add_onnx(tmp_path, layer, opset=16)
+    assert Predictor(tmp_path, "openvino", ONE).deploy.onnx == "model.onnx"
+    flags = ["--config", tmp_path, "--image_path", pictures, "--save_dir", tmp_path / "out", "--engine", "onnxruntime"]
+    assert in_process(capsys, "infer", *flags) == (0, "")
+    assert (np.asarray(Image.open(tmp_path / "out/a.png"))[:, :15] == 1).all()
 
 
 def test_infer_classifier(pictures: Path, tmp_path: Path, capsys) -> None:
