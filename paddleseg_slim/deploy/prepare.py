@@ -67,7 +67,7 @@ def metadata_of(source: str | os.PathLike[str] | None) -> dict[str, Any]:
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     if not (folder / FILE_NAME).is_file():
         return {}
-    deploy, _ = read_deploy(folder)
+    deploy, _ = read_deploy(Path(folder))
     keys = ("task", "transforms", "output_op", "output_dtype", "class_names")
     return {key: getattr(deploy, key) for key in keys if getattr(deploy, key)}
 
@@ -85,7 +85,7 @@ def add_onnx(folder: str | os.PathLike[str], layer: Any, **options: Any) -> Path
     """
     from paddleseg_slim.deploy.description import read_deploy, write_deploy
 
-    deploy, place = read_deploy(folder)
+    deploy, place = read_deploy(Path(folder))
     path = write_model_onnx(layer, place / "model.onnx", place, **options)
     write_deploy(place, replace(deploy, onnx=path.name))
     return path
