@@ -25,6 +25,10 @@ SAFE_RATE = 0.1
 """The default learning rate is this share of the config's: a trained model needs small steps."""
 
 
+CLIP_NORM = 5.0
+"""Largest norm of all gradients together, where the config does not say: normalisations are folded and tame nothing."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The tutorial's flags, those of ``qat_train.py``, and what this package adds."""
     arguments.add_config(parser)
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         args.learning_rate = SAFE_RATE * rate if isinstance(rate, (int, float)) else None
         runner.log("Learning rate %s, %g of the config's; --learning_rate sets another.", args.learning_rate, SAFE_RATE)
     config = configs.load_config(args.config, args.opts, overrides={**overrides, "learning_rate": args.learning_rate})
+    config = _with_clipping(config)
     task = build_task(config)
     task.train_dataset()
     shape = (1, *task.val_dataset()[0]["img"].shape)
@@ -85,6 +90,15 @@ def run(args: argparse.Namespace) -> int:
     resume = training.find_resume(args.resume_model, config, train_settings, len(task.train_dataset()))
     with output.claimed(args.save_dir, overwrite=args.overwrite, resume=resume is not None) as folder:
         return _Run(args, config, task, model, settings, folder, shape, session.threads).run(train_settings, resume)
+
+
+def _with_clipping(config: Config) -> Config:
+    """The config with clipped gradients, unless it says how to clip."""
+    optimizer = config.optimizer
+    if optimizer.args.get("grad_clip_cfg"):
+        return config
+    clip = {"name": "ClipGradByGlobalNorm", "clip_norm": CLIP_NORM}
+    return replace(config, optimizer=replace(optimizer, args={**optimizer.args, "grad_clip_cfg": clip}))
 
 
 class _Run:

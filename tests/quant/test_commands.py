@@ -39,7 +39,19 @@ def check_result(folder: Path) -> None:
 def test_post_quant(trained: tuple[Path, Path], tmp_path: Path) -> None:
     config, weights = trained
     out = tmp_path / "quant_model"
-    arguments = ("--config", config, "--model_path", weights, "--save_dir", out, "--batch_nums", 2, "--no_bench")
+    arguments = (
+        "--config",
+        config,
+        "--model_path",
+        weights,
+        "--save_dir",
+        out,
+        "--batch_nums",
+        2,
+        "--no_bench",
+        "--threads",
+        1,
+    )
     done = run("slim/post_quant.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "8 images of the train list" in done.stdout + done.stderr
@@ -52,7 +64,7 @@ def test_quant_by_the_words_of_the_tutorial(trained: tuple[Path, Path], tmp_path
     config, weights = trained
     out = tmp_path / "quant_model"
     words = ("--config", config, "--retraining_iters", 4, "--model_path", weights, "--save_dir", out)
-    done = run("slim/quant.py", *words, "--no_bench")
+    done = run("slim/quant.py", *words, "--no_bench", "--threads", 1)
     assert done.returncode == 0, done.stderr
     log = done.stdout + done.stderr
     assert "Step 1/2: Start to quantify the model..." in log and "iter: 4/4" in log
