@@ -60,8 +60,8 @@ def declared_arguments(op: str) -> tuple[tuple[str, str], ...] | None:
     text = _declarations().get(op)
     if text is None:
         return None
-    arguments = (_argument(part) for part in _split_arguments(text))
-    return tuple((name, kind) for name, kind in arguments if name != "predefined_out")
+    # a pointer is where the result may go (`input_out`, `predefined_out`): not an argument of the Python function
+    return tuple(_argument(part) for part in _split_arguments(text) if "*" not in part)
 
 
 @functools.cache
