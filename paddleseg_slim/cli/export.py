@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         model = setup.load_model(task, args.model_path, reset_head=args.reset_head)
     else:
         model = task.build_model()
-    with output.claimed(args.save_dir, overwrite=args.overwrite):
+    with output.claimed(args.save_dir, overwrite=args.overwrite, resume_flag=""):
         result = export.export(
             model,
             args.save_dir,

@@ -18,13 +18,16 @@ _LOCK = ".running.json"
 
 
 @contextlib.contextmanager
-def claimed(path: str, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+def claimed(
+    path: str, *, overwrite: bool = False, resume: bool = False, resume_flag: str = "--resume_model"
+) -> Iterator[Path]:
     """Hold the folder ``path`` for this process.
 
     Args:
         path: the folder; made if needed.
         overwrite: it may have content.
         resume: it may have content, that of the run which goes on.
+        resume_flag: how the command is told to go on, for the message; empty if it cannot.
 
     Raises:
         UserError: another run is writing there, it has content, or it cannot be written.
@@ -40,7 +43,9 @@ def claimed(path: str, *, overwrite: bool = False, resume: bool = False) -> Iter
         if content:
             raise UserError(
                 f"{folder} is not empty ({content[0].name}{', ...' if len(content) > 1 else ''}).",
-                "Give --overwrite to replace what is there, --resume_model to go on with it, or another --save_dir.",
+                "Give --overwrite to replace what is there, "
+                + (f"{resume_flag} to go on with it, " if resume_flag else "")
+                + "or another --save_dir.",
             )
         yield folder
     finally:

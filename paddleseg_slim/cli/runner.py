@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from paddleseg_slim.errors import SlimError
+from paddleseg_slim.errors import SlimError, UserError, nearest
 
 INTERRUPTED = 130
 _NOISE = ("No ccache found", "When training, we now always track global mean")
@@ -29,13 +31,22 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     module = importlib.import_module(module_name(verb))
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"paddleseg-slim {verb}" if argv is not None else None, description=module.HELP, allow_abbrev=False
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
-    return guarded(lambda: module.run(args), debug=args.debug)
+    given = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: int(module.run(parser.parse_args(given))), debug="--debug" in given)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in a line of cause and a line of remedy, without the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
+        hint = f"{nearest(unknown[1], self._option_string_actions)} " if unknown else ""
+        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"{hint}`{self.prog} --help` says what there is.")
 
 
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:

@@ -187,6 +187,35 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(
     assert "iter: 2/2" in capsys.readouterr().out
 
 
+def test_resuming_a_finished_run_changes_nothing(place: Path) -> None:
+    before = json.loads((place / "run/stage.json").read_text())
+    flags = ["--config", str(place / "tiny.yml"), "--save_dir", str(place / "run"), "--threads", "1", "--iters", "2"]
+    assert cli.main(["train", *flags, "--save_interval", "1", "--resume_model", str(place / "run")]) == 0
+    after = json.loads((place / "run/stage.json").read_text())
+    assert list(after["files"]) == ["iter_2/model.pdparams"]
+    assert {key: after[key] for key in ("files", "params", "curves")} == {
+        key: before[key] for key in ("files", "params", "curves")
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase", "remedy"),
+    [
+        (["--learning_rat", "1"], "--learning_rat", "--learning_rate"),
+        (["--iters", "abc"], "'abc'", "--help"),
+        (["--iters"], "--iters", "--help"),
+        (["--device", "tpu"], "'tpu'", "--help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_cannot_be_read_are_said_in_two_lines(
+    flags: list[str], phrase: str, remedy: str, place: Path, refused: _Refused
+) -> None:
+    cause, hint = refused("train", "--config", place / "tiny.yml", *flags).strip().splitlines()
+    assert phrase in cause
+    assert remedy in hint
+
+
 def test_unknown_verbs_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trian"]) == 2
     assert "train" in capsys.readouterr().err
