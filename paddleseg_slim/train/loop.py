@@ -180,7 +180,7 @@ class _Loop:
     def resume(self, resume: ckpt.Checkpoint) -> None:
         """Take over the state of a checkpoint."""
         ckpt.restore(resume, self.model, self.optimizer)
-        self.start, self.saved = resume.iter, resume.folder
+        self.start, self.folder, self.saved = resume.iter, resume.folder, resume.folder
         if resume.manifest is not None:
             self.best = dict(resume.manifest.best)
         if self.ema is not None:

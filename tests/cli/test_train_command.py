@@ -14,6 +14,7 @@ import pytest
 from tiny import ROOT, command, environment, run, write_config
 
 from paddleseg_slim.files import sha256
+from paddleseg_slim.train.checkpoint import find_resume
 
 TRAIN_LINE = re.compile(
     r"\[TRAIN\] epoch: \d+, iter: \d+/6, loss: \d+\.\d{4}, lr: \d+\.\d{6}, batch_cost: \d+\.\d{4}, "
@@ -67,6 +68,31 @@ def test_manifest_records_what_a_resume_must_share(finished: tuple[Path, Path, s
     stage = json.loads((out / "stage.json").read_text())
     assert stage["accuracy"]["primary"] == "mIoU"
     assert [step for step, _ in stage["curves"]["loss"]] == [2, 4, 6]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there has no SIGINT of its own")
+def test_an_interrupted_run_says_so_and_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    out = tmp_path / "out"
+    flags = ("--config", config, "--iters", 2000, "--save_interval", 2, "--threads", 1, "--save_dir", out)
+    process = subprocess.Popen(
+        command("train.py", *flags),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "iter_4").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(printed.strip().splitlines()) == 2, printed
+    assert "--resume_model" in printed
+    assert not list(out.glob(".*"))  # no lock, nothing half-written
+    assert find_resume(out).iter >= 4
 
 
 def test_killed_run_resumes_to_the_same_last_digit(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
