@@ -61,7 +61,8 @@ def declared_arguments(op: str) -> tuple[tuple[str, str], ...] | None:
     if text is None:
         return None
     # a pointer is where the result may go (`input_out`, `predefined_out`): not an argument of the Python function
-    return tuple(_argument(part) for part in _split_arguments(text) if "*" not in part)
+    parts = _split_arguments(text.replace("<<", ""))  # a shift in a default is no bracket
+    return tuple(_argument(part) for part in parts if "*" not in part)
 
 
 @functools.cache

@@ -45,6 +45,7 @@ def test_kinds_of_arguments_come_from_paddle() -> None:
     assert dict(declared_arguments("slice") or ())["starts"] == "ints"
     assert [name for name, _ in declared_arguments("uniform") or ()][:4] == ["shape", "dtype", "min", "max"]
     assert dict(declared_arguments("concat") or ()) == {"x": "tensor", "axis": "scalar"}
+    assert [name for name, _ in declared_arguments("auc") or ()][-2:] == ["num_thresholds", "slide_steps"]
     assert declared_arguments("no_such_op") is None
 
 
