@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from paddleseg_slim.tasks.base import Task
 
 HELP = "quantize a trained model without training it"
+
+FLOAT_SHARE = 0.045
+"""Most of the MACs that ``--keep-float auto`` may leave in float, besides what stays so anyway."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="keep layers float until the metric falls by at most X (0.01: a point)")  # fmt: skip
     parser.add_argument("--reconstruct", type=float, metavar="SECONDS",
                         help="choose the rounding of each weight by the output of its block, for so long")  # fmt: skip
+    parser.add_argument("--keep-float", "--keep_float", nargs="+", default=[], metavar="LAYER",
+                        help="layers that stay float, or auto: the worst with at most 5 %% of the MACs")  # fmt: skip
     parser.add_argument("--analyze", action="store_true", help="write how much each layer suffers: sensitivity.json")
     parser.add_argument("--no_bench", action="store_true", help="measure no latency")
 
@@ -88,7 +94,9 @@ class _Run:
 
         source = self.results.score(self.model, "Float model")
         calibration = self._calibrate()
-        if self.args.analyze:
+        if self.args.keep_float == ["auto"]:
+            calibration = self._without_worst(calibration)
+        elif self.args.analyze:
             self._analyze(calibration)
         layer = calibration.quantized(self.settings.choice)
         if self.args.reconstruct:
@@ -125,6 +133,15 @@ class _Run:
             )
         return 0
 
+    def _without_worst(self, calibration: Calibration) -> Calibration:
+        """Leave in float what hurts most and costs little."""
+        from paddleseg_slim.quant.calibrate import with_layers
+        from paddleseg_slim.quant.mixed import choose_float
+
+        out = choose_float(self._analyze(calibration), FLOAT_SHARE)
+        runner.log("%d layers stay float for their error: %s", len(out), ", ".join(out) or "none")
+        return with_layers(calibration, [name for name in calibration.placement.layers if name not in out])
+
     def _batches(self, count: int) -> list[Any]:
         from paddleseg_slim.train.evaluate import batches
 
@@ -135,7 +152,8 @@ class _Run:
         from paddleseg_slim.quant.calibrate import calibrate
         from paddleseg_slim.quant.ptq import prepare
 
-        layer, placement = prepare(self.model, self.settings, self.shape)
+        named = () if self.args.keep_float == ["auto"] else tuple(self.args.keep_float)
+        layer, placement = prepare(self.model, replace(self.settings, keep_float=named), self.shape)
         runner.log("%s", placement.summary())
         for name, reason in placement.left.items():
             runner.log("  float: %s (%s)", name, reason)

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Results:
         save(model, self.folder / "graph")
         write_text(self.folder / "calibration_table.txt", calibration_table(model))
         self._onnx(model, self.folder / "model.onnx", int32_bias=placement.profile.bias == "int32")
+        # for Paddle Inference the rounding stays a part of the program: exact, at the speed and size of float
         headed = with_head(model, self.task.logits, self.output_op)
         export_inference(headed, self.folder / "model")
         self._description()
@@ -208,8 +210,6 @@ class Results:
                 runner.log("%s: %.2f ms, %.2fx against float", row.engine, row.median_ms, entry.speedup or 0.0)
                 if entry.speedup is not None and (entry.ci_low or 0.0) <= 1.0:
                     notes.append(f"{row.engine}: no speed-up on this machine ({entry.speedup:.2f}x).")
-        from dataclasses import replace
-
         stage.write_stage(self.folder, replace(known, latency=tuple(latency), notes=tuple(notes)))
 
 
