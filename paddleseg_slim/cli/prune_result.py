@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.cli import report, runner
+from paddleseg_slim.cli import report, runner, setup
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.export import export
@@ -101,7 +101,10 @@ class Results:
     def evaluate(self, model: GraphLayer) -> Metrics:
         """The task's metric on the whole validation set."""
         return evaluate(
-            model_forward(model), self.task, num_workers=self.args.num_workers, settings=self.config.test_config
+            setup.fast_forward(model, self.task),
+            self.task,
+            num_workers=self.args.num_workers,
+            settings=self.config.test_config,
         )
 
     def _stage(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddleseg_slim.cli import runner
+from paddleseg_slim.cli import runner, setup
 from paddleseg_slim.config import Config
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import Executor, PaddleExecutor
 from paddleseg_slim.prune import curves as curve_files
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import needs_gradients
@@ -159,7 +157,7 @@ class Analysis:
                 self.groups,
                 importance,
                 data,
-                executor(),
+                setup.best_executor(),
                 mode=mode,
                 ratios=EXACT_RATIOS if mode == "exact" else FAST_RATIOS,
                 state=state,
@@ -182,17 +180,6 @@ def _sum_over_ranks(array: np.ndarray) -> np.ndarray:
     tensor = paddle.to_tensor(array)
     paddle.distributed.all_reduce(tensor)
     return np.asarray(tensor.numpy())
-
-
-def executor() -> Executor:
-    """The engine for what needs no gradient: ONNX Runtime on a CPU when it is installed, else Paddle."""
-    engine = importlib.util.find_spec("paddleseg_slim.deploy.executor")
-    if engine is None or paddle.get_device() != "cpu" or importlib.util.find_spec("onnxruntime") is None:
-        return PaddleExecutor()
-    from paddleseg_slim.deploy.executor import OnnxExecutor
-
-    made: Executor = OnnxExecutor()
-    return made
 
 
 def refuse_quantized(groups: ChannelGroups) -> None:

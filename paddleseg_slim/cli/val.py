@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
     parser.add_argument("--dataset", choices=("val", "test", "train"), default="val", help="section to evaluate on")
+    parser.add_argument(
+        "--engine", choices=("auto", "onnxruntime", "paddle"), default="auto", help="what runs the model; auto: fastest"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
     parser.add_argument("--use_multilabel", action="store_true", help=argparse.SUPPRESS)
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.refuse(args, _NOT_HERE)
     args.model_path = slim_section.need_model(args)
     arguments.at_least(args, batch_size=1, num_workers=0)
-    setup.start(args)
+    session = setup.start(args)
     from paddleseg_slim import config as configs
     from paddleseg_slim.data.check import preflight
     from paddleseg_slim.files import write_json
@@ -53,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     dataset = getattr(task, f"{args.dataset}_dataset")()
     preflight(dataset, skip_bad=args.skip_bad)
     model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
-    forward = model_forward(model, autocast=args.amp_level if setup.precision(args) == "fp16" else None)
+    if setup.precision(args) == "fp16":
+        forward = model_forward(model, autocast=args.amp_level)
+    else:
+        forward = setup.fast_forward(model, task, args.engine, session.threads)
     metrics = evaluate(
         forward, task, dataset, batch_size=args.batch_size, num_workers=args.num_workers, settings=settings
     )
