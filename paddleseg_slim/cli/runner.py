@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import re
@@ -18,6 +19,12 @@ INTERRUPTED = 130
 _NOISE = ("No ccache found", "When training, we now always track global mean")
 """Warnings of Paddle at every start, which tell the user nothing."""
 
+_FULL = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
+"""What writing fails with when a disk, a quota or a limit is full."""
+
+SUPPORTED_PYTHON = ((3, 9), (3, 14))
+"""Lowest supported version, and the first that is too new."""
+
 _MEMORY_SIGNS = ("ResourceExhausted", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
@@ -28,6 +35,9 @@ def module_name(verb: str) -> str:
 
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Run ``verb`` with the arguments ``argv`` (the process's own when None) and return the exit code."""
+    problem = python_problem(sys.version_info[:2])
+    if problem:
+        return _say(*problem, 2)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     module = importlib.import_module(module_name(verb))
@@ -38,6 +48,14 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: int(module.run(parser.parse_args(given))), debug="--debug" in given)
+
+
+def python_problem(version: tuple[int, int]) -> tuple[str, str] | None:
+    """Cause and remedy if this package does not run on the Python ``version``."""
+    low, high = (".".join(map(str, bound)) for bound in (SUPPORTED_PYTHON[0], (3, SUPPORTED_PYTHON[1][1] - 1)))
+    if SUPPORTED_PYTHON[0] <= version < SUPPORTED_PYTHON[1]:
+        return None
+    return f"Python {version[0]}.{version[1]} is not supported.", f"Use Python {low} to {high}."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +82,12 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _say(
+                f"Writing {error.filename or 'a file'} failed: {error.strerror}.",
+                "Make room there; what was saved before is whole, and a training goes on with --resume_model.",
+                1,
+            )
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS):
             return _say("There is not enough memory.", "Lower --batch_size, or the size of the images or crops.", 1)
         text = " ".join(str(error).split())[:300]

@@ -107,4 +107,18 @@ class VisionDataset(ABC):
             if "edge" in sample:  # outside of the image AddEdgeLabel's map is padded like the label
                 sample["edge"] = np.where(sample["edge"] == self.ignore_index, 0, sample["edge"]).astype(np.int64)
             sample["label"] = np.asarray(sample["label"], np.int64)
+            self._check_label(sample)
         return sample
+
+    def _check_label(self, sample: Sample) -> None:
+        """Refuse a label that is no class before a kernel reads beyond its table; the preflight opens a part only."""
+        label = sample["label"]
+        if label.size == 0 or (label.min() >= 0 and label.max() < self.num_classes):
+            return
+        wrong = np.unique(label[((label < 0) | (label >= self.num_classes)) & (label != self.ignore_index)])
+        if wrong.size:
+            raise UserError(
+                f"{sample.get('name')} has labels that are no class (0 to {self.num_classes - 1}) and not ignored "
+                f"({self.ignore_index}): {', '.join(map(str, wrong[:8]))}.",
+                "check-data finds all such files; a label_padding_value must be a class or ignore_index.",
+            )

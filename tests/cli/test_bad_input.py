@@ -20,6 +20,7 @@ import pytest
 from tiny import CLASSIFICATION, ROOT, command, environment, write_config
 
 from paddleseg_slim.cli import main as cli
+from paddleseg_slim.cli.runner import python_problem
 from paddleseg_slim.config import load_config
 from paddleseg_slim.models.fast_scnn import FastSCNN
 from paddleseg_slim.tasks import build_task
@@ -252,6 +253,29 @@ def test_a_missing_paddle_is_one_sentence() -> None:
     assert done.returncode == 2
     assert "Paddle is not installed" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_other_pythons_are_refused_in_one_sentence() -> None:
+    assert python_problem((3, 9)) is None
+    assert python_problem((3, 13)) is None
+    for version in ((3, 8), (3, 14)):
+        cause, remedy = python_problem(version) or ("", "")
+        assert "is not supported" in cause
+        assert "3.9 to 3.13" in remedy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files, as a full disk does")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    line = shlex.join(command("train.py", "--config", config, "--iters", 1, "--save_dir", tmp_path / "out"))
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 3000; exec {line}"], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 1
+    cause, remedy = done.stderr.strip().splitlines()
+    assert "File too large" in cause
+    assert "Make room" in remedy
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train_log.jsonl"]
 
 
 @pytest.mark.slow

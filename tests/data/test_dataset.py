@@ -123,8 +123,9 @@ def test_images_of_other_kinds_are_converted(tmp_path, mode, value):
 def test_grey_networks_get_one_channel(tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (6, 8), np.uint8)).save(tmp_path / "a.png")
+    Image.new("L", (8, 6), 1).save(tmp_path / "label.png")
     chain = [RandomPaddingCrop([16, 16], im_padding_value=0), Normalize([0.0], [1.0])]
-    image = dataset(tmp_path, "a.png a.png", transforms=chain, img_channels=1)[0]["img"]
+    image = dataset(tmp_path, "a.png label.png", transforms=chain, img_channels=1)[0]["img"]
     assert image.shape == (1, 16, 16) and image.dtype == np.float32
     assert np.allclose(image[0, :6, :8] * 255, np.asarray(Image.open(tmp_path / "a.png"))) and image[0, 6:].max() == 0
 
@@ -170,6 +171,20 @@ def test_sizes_that_differ_are_named(tmp_path):
     Image.new("L", (8, 7)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"8x6 pixels, its label .* 8x7"):
         dataset(tmp_path, "a.jpg a.png")[0]
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_a_label_that_is_no_class_is_refused_even_where_the_preflight_did_not_look(tmp_path, mode):
+    write_pair(tmp_path, value=89)
+    with pytest.raises(UserError, match=r"a\.jpg has labels that are no class \(0 to 2\).*: 89"):
+        dataset(tmp_path, "a.jpg a.png", mode)[0]
+    assert (dataset(tmp_path, "a.jpg a.png", mode, ignore_index=89)[0]["label"] == 89).all()
+    padded = [RandomPaddingCrop(crop_size=[16, 16], label_padding_value=7)]
+    write_pair(tmp_path)
+    if mode == "train":
+        with pytest.raises(UserError, match="7") as raised:
+            dataset(tmp_path, "a.jpg a.png", mode, transforms=padded)[0]
+        assert "label_padding_value" in raised.value.remedy
 
 
 def test_label_map(tmp_path):
