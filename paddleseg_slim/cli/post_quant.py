@@ -101,7 +101,9 @@ class _Run:
         layer = calibration.quantized(self.settings.choice)
         if self.args.reconstruct:
             images = self._batches(calibration.images)
-            report = reconstruct(layer, calibration.layer, images, self.args.reconstruct)
+            report = reconstruct(
+                layer, calibration.layer, images, self.args.reconstruct, executor=self.executor, seed=self.args.seed
+            )
             runner.log("Reconstruction: %s", report.line())
         memory = self.results.score(layer, "Quantized model")
         kept: tuple[str, ...] = ()

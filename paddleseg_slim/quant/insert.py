@@ -47,9 +47,9 @@ def insert(
             _store(layer, tensor_name(site.group, "scale"), weight_scales[site.group])
         else:
             choice = scales[site.group]
-            _store(layer, tensor_name(site.group, "scale"), np.float32(choice.scale))
+            _store(layer, tensor_name(site.group, "scale"), np.array(choice.scale))
             if choice.zero_point:
-                _store(layer, tensor_name(site.group, "zero_point"), np.float32(choice.zero_point))
+                _store(layer, tensor_name(site.group, "zero_point"), np.array(choice.zero_point))
     for graph in layer.graphs:
         _insert_sites(layer, graph, placement.sites)
         graph.check()

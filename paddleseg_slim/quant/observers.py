@@ -145,6 +145,10 @@ def scale_of(low: float, high: float, grid: Grid, zero_point: str) -> Scale:
     return Scale(max(high / (grid.qmax - middle), -low / middle, TINY_SCALE), middle)
 
 
+def _fit(limits: Range, grid: Grid, zero_point: str) -> Scale:
+    return scale_of(limits[0], limits[1], grid, zero_point)
+
+
 def rounding_error(statistics: Statistics, choice: Scale, grid: Grid, power: float = 2.0) -> float:
     """Mean of ``|x - rounded x| ** power`` over the histogram."""
     centers, weight = statistics.filled()
@@ -208,7 +212,7 @@ def hist(statistics: Statistics, grid: Grid, zero_point: str) -> Range:
 
 def _search(statistics: Statistics, grid: Grid, zero_point: str, score: Callable[[Scale], float]) -> Range:
     ranges = [_clipped(statistics, ratio) for ratio in np.linspace(1.0, 1 / CANDIDATES, CANDIDATES)]
-    return min(ranges, key=lambda item: score(scale_of(*item, grid, zero_point)))
+    return min(ranges, key=lambda item: score(_fit(item, grid, zero_point)))
 
 
 @OBSERVERS.register("mse", "MSE")
@@ -268,10 +272,10 @@ def choose(statistics: Statistics, grid: Grid, zero_point: str, observer: str, s
         UserError: no observer has this name.
     """
     if observer == "hist":
-        return scale_of(*percentile(statistics, share), grid, zero_point)
+        return _fit(percentile(statistics, share), grid, zero_point)
     if observer != "auto":
-        return scale_of(*OBSERVERS.get(observer)(statistics, grid, zero_point), grid, zero_point)
-    choices = [scale_of(*OBSERVERS.get(name)(statistics, grid, zero_point), grid, zero_point) for name in AUTO_CHOICES]
+        return _fit(OBSERVERS.get(observer)(statistics, grid, zero_point), grid, zero_point)
+    choices = [_fit(OBSERVERS.get(name)(statistics, grid, zero_point), grid, zero_point) for name in AUTO_CHOICES]
     return min(choices, key=lambda choice: rounding_error(statistics, choice, grid, 2.4))
 
 

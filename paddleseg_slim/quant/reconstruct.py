@@ -29,6 +29,9 @@ _ZETA, _GAMMA = 1.1, -0.1
 STEPS = 300
 """Most training steps of a layer."""
 
+IMAGES = 16
+"""Images that a layer is trained on, chosen anew for each."""
+
 _WARMUP = 0.2
 _REGULARIZATION = 0.01
 _BATCH = 8
@@ -94,7 +97,7 @@ def reconstruct(
             continue
         stop = time.monotonic() + left / (len(nodes) - index)
         source = model.eval_graph.node(node.name)
-        chosen = images[rng.permutation(len(images))[: max(1, min(len(images), 32))]]
+        chosen = images[rng.permutation(len(images))[: max(1, min(len(images), IMAGES))]]
         target_in, target = _values(model, [activation_of(source), source.out], chosen, executor)
         (given,) = _values(layer, [activation_of(node)], chosen, executor)
         before, after = _reconstruct_layer(layer, node, given, target_in, target, stop, steps, rng)
@@ -165,9 +168,10 @@ def _reconstruct_layer(
     adam = paddle.optimizer.Adam(0.02, parameters=[variable])
     size = max(1, min(_BATCH, _ELEMENTS // max(1, given[0].size)))
     power = max(float((target**2).mean()), 1e-12)
+    began = time.monotonic()
     for iteration in range(steps):
-        if time.monotonic() > stop:
-            steps = iteration
+        progress = max(iteration / steps, (time.monotonic() - began) / max(stop - began, 1e-6))
+        if progress >= 1:
             break
         picked = rng.permutation(len(given))[:size]
         mixed = np.where(rng.random(given[picked].shape) < 0.5, given[picked], float_given[picked])
@@ -175,7 +179,6 @@ def _reconstruct_layer(
         weight = paddle.clip(low + soft, grid.qmin, grid.qmax) * scale
         output = function(paddle.to_tensor(mixed.astype(np.float32)), weight)
         loss = ((output - paddle.to_tensor(target[picked])) ** 2).mean() / power
-        progress = iteration / steps
         if progress > _WARMUP:
             beta = 2 + 18 * (1 - (progress - _WARMUP) / (1 - _WARMUP))
             loss = loss + _REGULARIZATION * (1 - paddle.abs(2 * soft - 1) ** beta).mean()
