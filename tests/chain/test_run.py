@@ -79,7 +79,7 @@ def test_killed_and_resumed_it_gives_the_same_model_and_a_changed_recipe_runs_wh
 
 
 def test_a_step_that_fails_ends_the_chain_with_its_exit_code(tmp_path):
-    recipe = _recipe(tmp_path, [{"train": {"iters": 6, "batch_size": 99}}, "report"])
+    recipe = _recipe(tmp_path, [{"train": {"iters": 6, "batch_size": 99}}, EXPORT, "report"])
     done = _run(recipe, tmp_path / "out")
     assert done.returncode == 2
     assert "batch of 99" in done.stderr and "The step start ended with exit code 2" in done.stderr
