@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib
 import logging
+import os
 import re
 import sys
 import traceback
@@ -38,6 +39,7 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     problem = python_problem(sys.version_info[:2])
     if problem:
         return _say(*problem, 2)
+    os.environ.setdefault("GLOG_minloglevel", "2")  # of Paddle's C++: notes on its own inner workings, on stderr
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     module = importlib.import_module(module_name(verb))

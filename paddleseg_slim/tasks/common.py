@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.losses import CombinedLoss, build_loss
 from paddleseg_slim.registry import DATASETS, TRANSFORMS
 from paddleseg_slim.tasks.base import Task
+
+_LOG = logging.getLogger(__name__)
 
 
 class ConfiguredTask(Task):
@@ -43,7 +46,10 @@ class ConfiguredTask(Task):
 
     def test_dataset(self) -> Any:
         """The dataset of the section ``test_dataset``; that of ``val_dataset`` where there is none."""
-        return self._dataset("test_dataset" if self.config.test_dataset else "val_dataset")
+        if self.config.test_dataset is None:
+            _LOG.warning("The config has no test_dataset: val_dataset is used, by which the model was chosen.")
+            return self.val_dataset()
+        return self._dataset("test_dataset")
 
     def _any_dataset(self) -> Any:
         """The dataset to ask for class names and numbers: one that is there already, or the cheapest."""

@@ -59,6 +59,16 @@ def test_list_files_train_evaluate_and_predict(listed: Path, capsys: pytest.Capt
         assert (listed / f"p/added_prediction/bild {index}é.jpg").is_file()
 
 
+def test_val_says_when_there_is_no_test_set(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(listed)
+    flags = ["--config", str(config), "--iters", "1", "--save_dir", str(listed / "out"), "--threads", "1"]
+    assert cli.main(["train", *flags]) == 0
+    weights = ["--model_path", str(listed / "out/iter_1/model.pdparams")]
+    assert "no test_dataset" not in capsys.readouterr().out
+    assert cli.main(["val", "--config", str(config), *weights, "--dataset", "test"]) == 0
+    assert "no test_dataset: val_dataset is used" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["train", "val"])
 def test_bad_data_is_named_before_any_work(command: str, listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(phrase: str) -> None:
