@@ -47,12 +47,16 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def _print_usage() -> int:
+    sys.stdout.write(usage() + "\n")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 internal fault, 2 wrong input, 3 goal not met."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        sys.stdout.write(usage() + "\n")
-        return 0
+        return runner.guarded(_print_usage)
     if arguments[0] == "--version":
         sys.stdout.write(f"paddleseg_slim {__version__}\n")
         return 0

@@ -23,6 +23,8 @@ _NOISE = ("No ccache found", "When training, we now always track global mean")
 _FULL = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
 """What writing fails with when a disk, a quota or a limit is full."""
 
+_INSTALL = "Install what is needed: pip install '.[cpu,onnx]' in the root of the repository (see its README)."
+
 SUPPORTED_PYTHON = ((3, 9), (3, 14))
 """Lowest supported version, and the first that is too new."""
 
@@ -42,14 +44,17 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GLOG_minloglevel", "2")  # of Paddle's C++: notes on its own inner workings, on stderr
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+    given = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(verb, given, named=argv is not None), debug="--debug" in given)
+
+
+def _run(verb: str, given: list[str], *, named: bool) -> int:
+    """Parse and call; ``named``: the verb was part of the command line."""
     module = importlib.import_module(module_name(verb))
-    parser = _Parser(
-        prog=f"paddleseg-slim {verb}" if argv is not None else None, description=module.HELP, allow_abbrev=False
-    )
+    parser = _Parser(prog=f"paddleseg-slim {verb}" if named else None, description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: int(module.run(parser.parse_args(given))), debug="--debug" in given)
+    return int(module.run(parser.parse_args(given)))
 
 
 def python_problem(version: tuple[int, int]) -> tuple[str, str] | None:
@@ -84,18 +89,20 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return _say(
-                f"Writing {error.filename or 'a file'} failed: {error.strerror}.",
-                "Make room there; what was saved before is whole, and a training goes on with --resume_model.",
-                1,
-            )
-        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS):
-            return _say("There is not enough memory.", "Lower --batch_size, or the size of the images or crops.", 1)
-        text = " ".join(str(error).split())[:300]
-        return _say(
-            f"Internal error: {type(error).__name__}: {text}", "Run it with --debug and report the traceback.", 1
-        )
+        return _say(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[str, str, int]:
+    """Cause, remedy and exit code of an error that is none of ours."""
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("paddleseg_slim"):
+        return f"The Python package {error.name} is not installed.", _INSTALL, 2
+    if isinstance(error, OSError) and error.errno in _FULL:
+        kept = "Make room there; what was saved before is whole, and a training goes on with --resume_model."
+        return f"Writing {error.filename or 'a file'} failed: {error.strerror}.", kept, 1
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS):
+        return "There is not enough memory.", "Lower --batch_size, or the size of the images or crops.", 1
+    text = " ".join(str(error).split())[:300]
+    return f"Internal error: {type(error).__name__}: {text}", "Run it with --debug and report the traceback.", 1
 
 
 def log(message: str, *values: object) -> None:

@@ -255,6 +255,16 @@ def test_a_missing_paddle_is_one_sentence() -> None:
     assert len(done.stderr.splitlines()) == 2
 
 
+@pytest.mark.parametrize("arguments", [[], ["train", "--config", "x.yml"]])
+def test_a_missing_dependency_is_named(arguments: list[str]) -> None:
+    code = "import sys; sys.modules['psutil'] = None; from paddleseg_slim.cli import main; sys.exit(main.main())"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    cause, remedy = done.stderr.strip().splitlines()
+    assert "psutil is not installed" in cause
+    assert "pip install" in remedy
+
+
 def test_other_pythons_are_refused_in_one_sentence() -> None:
     assert python_problem((3, 9)) is None
     assert python_problem((3, 13)) is None
