@@ -1,45 +1,19 @@
-"""What the prune command adds to the training loop: the unpruned model as teacher, sparse scales, kept zeros."""
+"""What the prune command adds to the training loop: sparse scales, kept zeros."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune.sparsity import GradualSchedule, magnitude_masks
 from paddleseg_slim.tasks.base import Batch
 from paddleseg_slim.train.hooks import Hook
-
-
-class SelfDistillation(Hook):
-    """KL divergence of the pruned model's logits from those of the unpruned one (Hinton et al., 2015).
-
-    Args:
-        teacher: the unpruned model.
-        logits: picks the logits ``[N, C, ...]`` from the outputs of either.
-        weight: of the loss.
-        temperature: of both softmaxes; the loss is scaled by its square.
-    """
-
-    def __init__(
-        self, teacher: GraphLayer, logits: Callable[[Any], Any], weight: float = 1.0, temperature: float = 1.0
-    ) -> None:
-        self.teacher, self.logits, self.weight, self.temperature = teacher, logits, weight, temperature
-        teacher.eval()
-
-    def extra_loss(self, model: Any, outputs: Any, batch: Batch) -> Mapping[str, Any]:
-        """The loss, averaged over positions."""
-        with paddle.no_grad():
-            target = F.log_softmax(self.logits(self.teacher(batch["img"])) / self.temperature, axis=1)
-        ours = F.log_softmax(self.logits(outputs) / self.temperature, axis=1)
-        divergence = (target.exp() * (target - ours)).sum(axis=1).mean()
-        return {"distill_loss": self.weight * self.temperature**2 * divergence}
 
 
 class SparseScales(Hook):

@@ -18,6 +18,7 @@ from paddleseg_slim.cli.prune_result import Results
 from paddleseg_slim.cli.prune_steps import Analysis, refuse_quantized
 from paddleseg_slim.cli.setup import Session, load_model
 from paddleseg_slim.config import Config
+from paddleseg_slim.distill.self_distillation import SelfDistillation
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture, load, save
@@ -133,7 +134,7 @@ class Run:
             model = self._prune(groups, pruned_path)
         hooks: list[Hook] = []
         if not self.args.no_distill:
-            hooks.append(prune_hooks.SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
+            hooks.append(SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
         result = self._retrain(model, hooks)
         if self.main:
             self.results.final(model, result, time.monotonic() - self.began)
@@ -233,7 +234,7 @@ class Run:
                 schedule = GradualSchedule(self.args.pruning_ratio, start, max(self.args.retraining_iters // 2, 1))
         hooks: list[Hook] = [prune_hooks.KeepZeros(self.dense, masks, schedule)]
         if not self.args.no_distill:
-            hooks.append(prune_hooks.SelfDistillation(original, self.task.logits, self.args.distill_weight))
+            hooks.append(SelfDistillation(original, self.task.logits, self.args.distill_weight))
         result = self._retrain(self.dense, hooks)
         part = achieved({name: self.dense.tensor(name).numpy() for name in masks})
         runner.log("Zeros: %.2f %% of the weights of %d layers.", 100 * part, len(masks))

@@ -126,8 +126,8 @@ class _Run:
         """Quantize, train, write."""
         import shutil
 
-        from paddleseg_slim.cli.prune_hooks import SelfDistillation
         from paddleseg_slim.cli.quant_hooks import Ranges
+        from paddleseg_slim.distill.self_distillation import SelfDistillation
         from paddleseg_slim.quant.insert import round_biases
         from paddleseg_slim.quant.ptq import entry_of
         from paddleseg_slim.quant.qat import Training
