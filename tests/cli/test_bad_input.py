@@ -99,6 +99,7 @@ def test_checkpoints_that_do_not_fit_are_refused(kind: str, place: Path, tmp_pat
 def test_the_head_is_reset_only_on_request(place: Path, tmp_path: Path) -> None:
     paddle.save(FastSCNN(19).state_dict(), str(tmp_path / "m.pdparams"))
     flags = ["--config", str(place / "tiny.yml"), "--model_path", str(tmp_path / "m.pdparams"), "--reset-head"]
+    flags += ["--engine", "paddle"]
     assert cli.main(["val", *flags]) == 0
 
 
@@ -110,7 +111,8 @@ def test_wrapped_checkpoints_are_loaded(wrap: str, place: Path, tmp_path: Path) 
     with open(path, "wb") as stream:
         pickle.dump(content, stream)
     result = tmp_path / "result.json"
-    assert cli.main(["val", "--config", str(place / "tiny.yml"), "--model_path", str(path), "--json", str(result)]) == 0
+    flags = ["--config", str(place / "tiny.yml"), "--model_path", str(path), "--json", str(result)]
+    assert cli.main(["val", *flags, "--engine", "paddle"]) == 0
     assert json.loads(result.read_text())["images"] == 4
 
 

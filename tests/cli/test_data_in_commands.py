@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_list_files_train_evaluate_and_predict(listed: Path, capsys: pytest.Capt
     capsys.readouterr()
     augment = ["--aug_eval", "--scales", "0.5", "1.0", "--flip_horizontal"]
     for more in ([], augment, ["--is_slide", "--crop_size", "32", "32", "--stride", "16", "16"], ["--auc_roc"]):
-        assert cli.main(["val", *weights, *more]) == 0
+        assert cli.main(["val", *weights, *more, "--engine", "paddle"]) == 0
         printed = capsys.readouterr().out
         assert "[EVAL] #Images: 4 mIoU: " in printed
         assert ("Auc_roc: " in printed) == ("--auc_roc" in more)
@@ -57,6 +58,18 @@ def test_list_files_train_evaluate_and_predict(listed: Path, capsys: pytest.Capt
             assert mask.size == size
             assert mask.mode == "P"
         assert (listed / f"p/added_prediction/bild {index}é.jpg").is_file()
+    result = listed / "result.json"
+    assert cli.main(["val", *weights, "--engine", "paddle", "--json", str(result)]) == 0
+    assert json.loads(result.read_text())["values"]["mIoU"] == pytest.approx(_mean_iou(listed), abs=1e-9)
+
+
+def _mean_iou(folder: Path) -> float:
+    """mIoU of the masks that predict wrote, class by class from their pixels."""
+    masks = [np.array(Image.open(folder / f"p/pseudo_color_prediction/bild {i}é.png")).ravel() for i in range(4)]
+    labels = [np.array(Image.open(folder / f"label{i}.png")).ravel() for i in range(4)]
+    mask, label = np.concatenate(masks), np.concatenate(labels)
+    both = [((mask == c) & (label == c)).sum() / ((mask == c) | (label == c)).sum() for c in np.union1d(mask, label)]
+    return float(np.mean(both))
 
 
 def test_val_says_when_there_is_no_test_set(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +78,7 @@ def test_val_says_when_there_is_no_test_set(listed: Path, capsys: pytest.Capture
     assert cli.main(["train", *flags]) == 0
     weights = ["--model_path", str(listed / "out/iter_1/model.pdparams")]
     assert "no test_dataset" not in capsys.readouterr().out
-    assert cli.main(["val", "--config", str(config), *weights, "--dataset", "test"]) == 0
+    assert cli.main(["val", "--config", str(config), *weights, "--dataset", "test", "--engine", "paddle"]) == 0
     assert "no test_dataset: val_dataset is used" in capsys.readouterr().out
 
 

@@ -11,7 +11,9 @@ from paddleseg_slim.config.merge import read_with_bases
 from paddleseg_slim.registry import DATASETS, MODELS, OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
-PATHS = [path for path in sorted(ROOT.rglob("*.yml")) if not {"_base_", "recipes"} & set(path.relative_to(ROOT).parts)]
+OTHERS = {"_base_", "recipes", "slim"}
+"""Folders of what is not a whole config: bases, recipes, files for ``--slim_config``."""
+PATHS = [path for path in sorted(ROOT.rglob("*.yml")) if not OTHERS & set(path.relative_to(ROOT).parts)]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PATHS]
 HEAVY = ("w48", "101", "unet", "b1", "b2", "hardnet", "stdc2", "gcnet", "deeplabv3_", "ocrnet", "hrnetw18_fashion")
 
