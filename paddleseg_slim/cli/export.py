@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paddleseg_slim.cli import arguments, output, runner, setup, slim_section
 from paddleseg_slim.errors import UserError
@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without_argmax", action="store_true", help="the same as --output_op none")
     parser.add_argument("--with_softmax", action="store_true", help="the same as --output_op softmax")
     parser.add_argument("--for_fd", action="store_true", help="the file names of FastDeploy: inference.*")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx, with int8 weights if quantized")
+    parser.add_argument("--opset", type=int, metavar="N", help="of model.onnx, 13 to 21; default 17")
+    parser.add_argument("--target", metavar="NAME", help="refuse a model that was quantized for another target")
     parser.add_argument("--name", help="of the stage in the report; default: the name of --save_dir")
     parser.add_argument("--base", help="stage that the report compares it with")
 
@@ -45,7 +48,13 @@ def run(args: argparse.Namespace) -> int:
     args.model_path = slim_section.find_model(args)
     if not args.model_path and not args.from_scratch:
         raise UserError("No --model_path is given.", "Give trained weights, or --from_scratch for random ones.")
+    if args.opset is not None and not args.onnx:
+        raise UserError(f"--opset {args.opset} is given without --onnx.", "Add --onnx, or leave it out.")
     setup.start(args)
+    if args.onnx:
+        from paddleseg_slim.cli.quant_result import need_onnx
+
+        need_onnx()
     from paddleseg_slim import config as configs
     from paddleseg_slim.deploy import export
     from paddleseg_slim.tasks import build_task
@@ -59,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         model = setup.load_model(task, args.model_path, reset_head=args.reset_head)
     else:
         model = task.build_model()
+    _check_target(args, model)
     with output.claimed(args.save_dir, overwrite=args.overwrite, resume_flag=""):
         result = export.export(
             model,
@@ -71,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
             task=config.task,
             for_fd=args.for_fd or config.export.get("for_fd", False),
         )
+        if args.onnx:
+            _write_onnx(args, result)
         _write_stage(args, result, time.monotonic() - started)
     runner.log("Loaded again: the largest difference is %.1e of the range of the logits.", result.error)
     runner.log("The inference model is saved in %s (%s).", result.folder, ", ".join(result.files))
@@ -86,6 +98,29 @@ def _output_op(args: argparse.Namespace) -> str | None:
             f"Several output operations are asked for: {', '.join(sorted(asked))}.", "Give --output_op alone."
         )
     return next(iter(asked), None)
+
+
+def _check_target(args: argparse.Namespace, model: Any) -> None:
+    from paddleseg_slim.graph import GraphLayer
+    from paddleseg_slim.quant.profiles import get_profile
+    from paddleseg_slim.quant.ptq import check_target
+
+    if args.target is None:
+        return
+    get_profile(args.target)
+    if isinstance(model, GraphLayer):
+        check_target(model, args.target)
+
+
+def _write_onnx(args: argparse.Namespace, result: ExportResult) -> None:
+    from paddleseg_slim.deploy.prepare import add_onnx
+    from paddleseg_slim.quant.profiles import get_profile
+    from paddleseg_slim.quant.ptq import target_of
+
+    target = target_of(result.layer)
+    int32_bias = target is not None and get_profile(target).bias == "int32"
+    path = add_onnx(result.folder, result.layer, opset=args.opset or 17, int32_bias=int32_bias)
+    runner.log("%s%s", path, f", quantized for the target {target}" if target else "")
 
 
 def _write_stage(args: argparse.Namespace, result: ExportResult, seconds: float) -> None:
@@ -104,7 +139,7 @@ def _write_stage(args: argparse.Namespace, result: ExportResult, seconds: float)
             command=shlex.join(["python", *sys.argv]),
             params=sum(int(tensor.size) for _, tensor in result.layer.tensors()),
             macs=counted.macs if counted else None,
-            files=file_sizes(result.folder, *result.files),
+            files=file_sizes(result.folder, *result.files, *(["model.onnx"] if args.onnx else [])),
             base=args.base,
             environment=describe_machine(),
             seconds=seconds,
