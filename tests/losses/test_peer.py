@@ -57,7 +57,9 @@ CASES: list[tuple[str, dict[str, Any], int, Call]] = [
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize(("name", "args", "channels", "call"), CASES, ids=lambda case: getattr(case, "__name__", str(case)))
+@pytest.mark.parametrize(
+    ("name", "args", "channels", "call"), CASES, ids=lambda case: getattr(case, "__name__", str(case))
+)
 def test_value_and_gradient_are_paddlesegs(
     name: str, args: dict[str, Any], channels: int, call: Call, ignored: bool
 ) -> None:
