@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     task = build_task(config)
     shape = (1, *task.val_dataset()[0]["img"].shape)
     model = quant_flags.float_model(args, task, shape)
-    with output.claimed(args.save_dir, overwrite=args.overwrite) as folder:
+    with output.claimed(args.save_dir, overwrite=args.overwrite, resume_flag="") as folder:
         return _Run(args, config, task, model, settings, folder, shape, session.threads).run()
 
 

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     config = configs.load_config(args.config, args.opts, overrides={**overrides, "learning_rate": args.learning_rate})
     task = build_task(config)
     task.val_dataset(), task.train_dataset()  # what is wrong with them is said now
-    with output.claimed(args.save_dir, overwrite=args.overwrite, resume=args.resume) as folder:
+    with output.claimed(args.save_dir, overwrite=args.overwrite, resume=args.resume, resume_flag="--resume") as folder:
         steps = prune_run.Run(args, config, task, session, goal, folder)
         if args.method == "channel":
             return steps.channel()
