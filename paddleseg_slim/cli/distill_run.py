@@ -175,7 +175,7 @@ class Run:
             from paddleseg_slim.deploy.onnx import write_onnx
 
             write_onnx(written.layer, folder / "model.onnx")
-        counted = cost(model.eval_graph, [(1, *self.shape)])
+        counted = cost(written.layer.eval_graph, [(1, *self.shape)])
         tags = {"Train/loss": "loss", f"Evaluate/{self.task.primary}": self.task.primary}
         curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags} if result else {}
         stage.write_stage(

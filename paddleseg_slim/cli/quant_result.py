@@ -169,7 +169,7 @@ class Results:
         notes: Sequence[str] = (),
         seconds: float = 0.0,
     ) -> None:
-        counted = cost(model.eval_graph, [self.shape])
+        deployed = with_head(model, self.task.logits, self.output_op)  # without auxiliary heads, as in every stage
         stage.write_stage(
             folder,
             stage.Stage(
@@ -177,8 +177,8 @@ class Results:
                 kind=kind,
                 command=shlex.join(["python", *sys.argv]),
                 accuracy=stage.Accuracy.of(metrics, source),
-                params=sum(int(t.size) for n, t in model.tensors() if not n.startswith("quantizers.")),
-                macs=counted.macs,
+                params=sum(int(t.size) for n, t in deployed.tensors() if not n.startswith("quantizers.")),
+                macs=cost(deployed.eval_graph, [self.shape]).macs,
                 files=stage.file_sizes(folder, "model.onnx"),
                 base=base,
                 environment=describe_machine(),
