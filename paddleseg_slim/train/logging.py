@@ -17,12 +17,20 @@ from paddleseg_slim.errors import UserError
 CURVE_FILE = "train_log.jsonl"
 
 
+class _Output(logging.Handler):
+    """Writes to what is standard output at the moment, which a caller in this process may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stdout.write(self.format(record) + "\n")
+        sys.stdout.flush()
+
+
 def setup_logging() -> None:
     """Send the package's log to standard output, a line a message, as PaddleSeg prints it."""
     root = logging.getLogger("paddleseg_slim")
     root.setLevel(logging.INFO)
     root.propagate = False
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Output()
     handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)8s]\t%(message)s", "%Y-%m-%d %H:%M:%S"))
     root.handlers[:] = [handler]
 
