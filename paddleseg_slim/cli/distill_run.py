@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +16,7 @@ from paddleseg_slim.config import Config
 from paddleseg_slim.distill.distiller import Distiller, Mutual, Term
 from paddleseg_slim.distill.losses import DMLLoss
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import GraphLayer, capture, cost, load, save
+from paddleseg_slim.graph import GraphLayer, capture, load, save
 from paddleseg_slim.report import stage
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.train import checkpoint
@@ -154,46 +151,24 @@ class Run:
         result: TrainResult | None = None,
     ) -> None:
         """Export the model and write its stage."""
-        from paddleseg_slim.deploy.export import export
-        from paddleseg_slim.deploy.runtimes.machine import describe_machine
+        from paddleseg_slim.cli import deployable
         from paddleseg_slim.train.logging import read_curves
 
-        folder.mkdir(parents=True, exist_ok=True)
-        given = model.eval_graph.inputs[0].shape
         segments = self.config.task == "segmentation"
-        written = export(
-            model,
-            folder,
-            logits=self.task.logits,
-            shape=(given[0], given[1], given[2], given[3]),
-            output_op=self.config.export.get("output_op", "argmax") if segments else "none",
-            transforms=self.task.preprocess().describe()["transforms"],
-            class_names=self.task.class_names(),
-            task=self.config.task,
-        )
-        if importlib.util.find_spec("onnx") is not None:
-            from paddleseg_slim.deploy.onnx import write_onnx
-
-            write_onnx(written.layer, folder / "model.onnx")
-        counted = cost(written.layer.eval_graph, [(1, *self.shape)])
+        output_op = self.config.export.get("output_op", "argmax") if segments else "none"
+        written = deployable.export_with_onnx(model, folder, self.task, self.config, output_op)
         tags = {"Train/loss": "loss", f"Evaluate/{self.task.primary}": self.task.primary}
         curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags} if result else {}
-        stage.write_stage(
+        deployable.write_stage(
+            written,
             folder,
-            stage.Stage(
-                name=name,
-                kind=kind,
-                command=shlex.join(["python", *sys.argv]),
-                accuracy=stage.Accuracy.of(metrics),
-                params=counted.parameters,
-                macs=counted.macs,
-                files=stage.file_sizes(folder, "model.*", "deploy.yaml"),
-                base=base,
-                environment=describe_machine(),
-                seconds=result.seconds if result else 0.0,
-                curves=curves,
-                input_shape=(1, *self.shape),
-            ),
+            (1, *self.shape),
+            metrics,
+            name=name,
+            kind=kind,
+            base=base,
+            seconds=result.seconds if result else 0.0,
+            curves=curves,
         )
 
 

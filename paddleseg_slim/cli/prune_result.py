@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.cli import report, runner, setup
+from paddleseg_slim.cli import deployable, report, runner, setup
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
-from paddleseg_slim.deploy.export import export
+from paddleseg_slim.deploy.export import ExportResult
 from paddleseg_slim.deploy.head import with_head
 from paddleseg_slim.deploy.runtimes import available_engines
-from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, cost, save
 from paddleseg_slim.prune.plan import Pruned
@@ -120,50 +115,12 @@ class Results:
         runner.log("[EVAL] %s: %s", name, metrics.line())
         check(metrics)
         written = self._export(model, folder)
-        counted = cost(written.layer.eval_graph, [self.shape])
-        stage.write_stage(
-            folder,
-            stage.Stage(
-                name=name,
-                kind=kind,
-                command=shlex.join(["python", *sys.argv]),
-                accuracy=stage.Accuracy.of(metrics),
-                params=counted.parameters,
-                macs=counted.macs,
-                files=stage.file_sizes(folder, "model.*", "deploy.yaml"),
-                base=base,
-                environment=describe_machine(),
-                input_shape=self.shape,
-            ),
-        )
+        deployable.write_stage(written, folder, self.shape, metrics, name=name, kind=kind, base=base)
         return metrics
 
-    def _export(self, model: GraphLayer, folder: Path) -> Any:
-        folder.mkdir(parents=True, exist_ok=True)
-        fixed = model.eval_graph.inputs[0].shape
-        written = export(
-            model,
-            folder,
-            logits=self.task.logits,
-            shape=(fixed[0], fixed[1], fixed[2], fixed[3]),
-            output_op=self.config.export.get("output_op", "argmax"),
-            transforms=self.task.preprocess().describe()["transforms"],  # type: ignore[attr-defined]
-            class_names=self.task.class_names(),
-            task=self.config.task,
-        )
-        self._onnx(written.layer, folder / "model.onnx")
-        return written
-
-    def _onnx(self, headed: GraphLayer, path: Path) -> None:
-        """Also an ONNX file, for the engines that read it."""
-        if importlib.util.find_spec("onnx") is None:
-            return
-        from paddleseg_slim.deploy.onnx import write_onnx
-
-        try:
-            write_onnx(headed, path)
-        except UserError as error:  # an op without a function: the other engine is measured alone, and it says why
-            runner.log("No ONNX file: %s %s", error.cause, error.remedy)
+    def _export(self, model: GraphLayer, folder: Path) -> ExportResult:
+        output_op = self.config.export.get("output_op", "argmax")
+        return deployable.export_with_onnx(model, folder, self.task, self.config, output_op)
 
     # ---- time
 

@@ -1,0 +1,61 @@
+"""What a retraining command leaves besides the graph: Paddle Inference files, ONNX, and the facts of the stage."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from paddleseg_slim.cli import runner
+from paddleseg_slim.config import Config
+from paddleseg_slim.deploy.export import ExportResult, export
+from paddleseg_slim.deploy.runtimes.machine import describe_machine
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import GraphLayer, cost
+from paddleseg_slim.report import stage
+from paddleseg_slim.tasks.base import Metrics, Task
+
+
+def export_with_onnx(model: GraphLayer, folder: Path, task: Task, config: Config, output_op: str) -> ExportResult:
+    """Export for Paddle Inference and, where the package onnx is installed, beside it as ``model.onnx``.
+
+    An op without an ONNX function ends nothing: the log names it, and the other engine is measured alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    given = model.eval_graph.inputs[0].shape
+    written = export(
+        model,
+        folder,
+        logits=task.logits,
+        shape=(given[0], given[1], given[2], given[3]),
+        output_op=output_op,
+        transforms=task.preprocess().describe()["transforms"],  # type: ignore[attr-defined]
+        class_names=task.class_names(),
+        task=config.task,
+    )
+    if importlib.util.find_spec("onnx") is not None:
+        from paddleseg_slim.deploy.onnx import write_onnx
+
+        try:
+            write_onnx(written.layer, folder / "model.onnx")
+        except UserError as error:
+            runner.log("No ONNX file: %s %s", error.cause, error.remedy)
+    return written
+
+
+def write_stage(written: ExportResult, folder: Path, shape: tuple[int, ...], metrics: Metrics, **facts: Any) -> None:
+    """Write the stage of an exported model; ``facts``: further fields of `report.stage.Stage` (``name``, ``kind``)."""
+    counted = cost(written.layer.eval_graph, [shape])
+    made = stage.Stage(
+        command=shlex.join(["python", *sys.argv]),
+        accuracy=stage.Accuracy.of(metrics),
+        params=counted.parameters,
+        macs=counted.macs,
+        files=stage.file_sizes(folder, "model.*", "deploy.yaml"),
+        environment=describe_machine(),
+        input_shape=shape,
+        **facts,
+    )
+    stage.write_stage(folder, made)
