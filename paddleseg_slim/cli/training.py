@@ -35,7 +35,7 @@ def add_schedule(parser: argparse.ArgumentParser, iters: bool = True) -> None:
     parser.add_argument("--save_interval", type=int, default=1000, metavar="N", help="steps between checkpoints")
     parser.add_argument("--keep_checkpoint_max", type=int, default=5, metavar="N", help="checkpoints kept; 0: all")
     parser.add_argument("--log_iters", type=int, default=10, metavar="N", help="steps between log lines")
-    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="threads that load data ahead")
+    parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of data order, augmentation, dropout")
     parser.add_argument("--use_vdl", action="store_true", help="write logs for VisualDL")
 

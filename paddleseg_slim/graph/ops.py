@@ -122,6 +122,13 @@ def _run_assign_value(shape: Any, dtype: Any, values: Any) -> Any:
     return paddle.assign(np.array(values, np.float32 if name == "bfloat16" else name).reshape(shape)).astype(name)
 
 
+def _run_add(x: Any, y: Any) -> Any:
+    from paddleseg_slim.channel_add import add_channels
+
+    return add_channels(x, y)
+
+
+register_op(OpRow("add", run=_run_add))
 for _op in ("conv2d", "depthwise_conv2d", "conv3d"):
     register_op(OpRow(_op, macs=_conv_macs))
 for _op in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):

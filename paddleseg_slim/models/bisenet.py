@@ -8,7 +8,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddleseg_slim.models.layers import ConvBN, ConvBNReLU, DepthwiseConvBN, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBN, ConvBNReLU, DepthwiseConvBN, resize_to, spatial_size
 from paddleseg_slim.models.weights import init_convs, load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -127,7 +127,7 @@ class ContextEmbeddingBlock(nn.Layer):
         self.gap = nn.AdaptiveAvgPool2D(1)
         self.bn = nn.BatchNorm2D(in_channels)
         self.conv_1x1 = ConvBNReLU(in_channels, out_channels, 1)
-        self.conv_3x3 = nn.Conv2D(out_channels, out_channels, 3, padding=1)
+        self.conv_3x3 = Conv2D(out_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, h, w]`` -> ``[N, out, h, w]``."""

@@ -10,7 +10,7 @@ import numpy as np
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddleseg_slim.models.layers import spatial_size
+from paddleseg_slim.models.layers import Conv2D, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import BACKBONES
 
@@ -226,7 +226,7 @@ class DWConv(nn.Layer):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2D(dim, dim, 3, 1, 1, groups=dim)
+        self.dwconv = Conv2D(dim, dim, 3, 1, 1, groups=dim)
 
     def forward(self, x: Tensor, size: Any) -> Tensor:
         """``[N, H*W, dim]`` -> the same shape."""

@@ -41,7 +41,7 @@ class TrainSettings:
         save_interval: steps between checkpoints (and evaluations).
         log_iters: steps between log lines.
         keep_checkpoint_max: checkpoints that stay; 0 keeps all.
-        num_workers: processes that load data; 0 loads in this one.
+        num_workers: threads that load data ahead; 0 loads in the main one.
         seed: of data order, augmentation and dropout.
         do_eval: evaluate at every checkpoint and keep the best weights.
         eval_batch_size: the most images of one size at once in an evaluation.
@@ -59,7 +59,7 @@ class TrainSettings:
     save_interval: int = 1000
     log_iters: int = 10
     keep_checkpoint_max: int = 5
-    num_workers: int = 0
+    num_workers: int = 1
     seed: int = 42
     do_eval: bool = True
     eval_batch_size: int = 8

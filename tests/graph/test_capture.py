@@ -68,8 +68,8 @@ def assert_same(net: nn.Layer, graph: Any, inputs: list[Any], steps: int = 2) ->
     expected, got = run_both(net, graph, inputs, steps)
     for first, second in zip(expected, got):
         assert len(first) == len(second)
-        for a, b in zip(first, second):
-            np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
+        for a, b in zip(first, second):  # the gradient of a bias is a sum over all pixels, taken in another order
+            np.testing.assert_allclose(b, a, rtol=1e-6, atol=2e-6 * max(1.0, float(np.abs(a).max())))
 
 
 @pytest.mark.parametrize("name", TINY)
