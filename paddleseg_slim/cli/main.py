@@ -14,6 +14,7 @@ from paddleseg_slim.version import __version__
 VERBS = (
     "train",
     "val",
+    "compare",
     "predict",
     "export",
     "prune",

@@ -1,0 +1,41 @@
+"""The real command: models compared on the same images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from paddleseg_slim.cli.main import main
+
+CONFIG = "configs/fashion/fastscnn_fashion5_128x128.yml"
+WEIGHTS = "configs/fashion/weights/fastscnn_fashion5_128x128/model.safetensors"
+
+
+def test_a_damaged_model_is_worse_and_a_copy_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = load_file(WEIGHTS)
+    rng = np.random.default_rng(0)
+    noisy = {
+        name: value + (0.3 * value.std() * rng.standard_normal(value.shape)).astype(value.dtype)
+        if name.endswith("weight") and value.ndim == 4
+        else value
+        for name, value in weights.items()
+    }
+    save_file(noisy, tmp_path / "noisy.safetensors")
+    argv = ["compare", "--config", CONFIG, "--opts", "test_dataset.num_samples=24", "--threads", "1", "--models"]
+    argv += [f"start={WEIGHTS}", f"copy={WEIGHTS}", f"noisy={tmp_path / 'noisy.safetensors'}"]
+    assert main([*argv, "--json", str(tmp_path / "result.json")]) == 0
+    start, copy, damaged = json.loads((tmp_path / "result.json").read_text())["models"]
+    assert start["values"]["mIoU"] > 0.5 and start["images"] == 24
+    assert copy["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert damaged["difference"]["high"] < 0
+    assert "no difference" in capsys.readouterr().out
+
+
+def test_one_model_is_not_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--config", CONFIG, "--models", f"a={WEIGHTS}"]) == 2
+    assert "nothing to compare" in capsys.readouterr().err
+    assert main(["compare", "--config", CONFIG, "--models", f"a={WEIGHTS}", "b=missing.onnx"]) == 2
