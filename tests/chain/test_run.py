@@ -7,7 +7,6 @@ import random
 import subprocess
 from pathlib import Path
 
-import pytest
 import tiny
 import yaml
 
@@ -85,29 +84,3 @@ def test_a_step_that_fails_ends_the_chain_with_its_exit_code(tmp_path):
     assert "batch of 99" in done.stderr and "The step start ended with exit code 2" in done.stderr
     state = json.loads((tmp_path / "out" / "state.json").read_text(encoding="utf-8"))
     assert state["steps"]["start"]["status"] == "running"
-
-
-@pytest.mark.slow
-def test_twenty_kills_of_a_whole_chain(tmp_path):
-    """Train, prune, distil, quantize: after every series of kills the same models, bit for bit."""
-    steps = [
-        TRAIN,
-        {
-            "prune": {
-                **{"name": "pruned", "pruning_ratio": 0.3, "retraining_iters": 4, "save_interval": 2},
-                **{"no_bench": True, "sensitivity": "none"},
-            }
-        },
-        {"distil": {"name": "distilled", "teacher_model_path": "@start", "iters": 4, "save_interval": 2}},
-        {"ptq": {"name": "int8", "no_bench": True, "batch_nums": 2}},
-        "report",
-    ]
-    recipe = _recipe(tmp_path, steps)
-    whole = _run(recipe, tmp_path / "whole")
-    assert whole.returncode == 0, whole.stdout + whole.stderr
-    killed = 0
-    for series in range(4):
-        out = tmp_path / f"killed{series}"
-        killed += len(_killed_run(recipe, out, kills=5, seed=series, longest=25.0))
-        assert _models(out) == _models(tmp_path / "whole")
-    assert killed == 20

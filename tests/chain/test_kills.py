@@ -1,0 +1,130 @@
+"""kill -9 in every step of a chain of the quick start's shape, twenty times at random moments: the same models after."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny
+import yaml
+
+from paddleseg_slim.files import sha256
+
+SERIES = 4
+"""Chains that are run to their end, each killed once in every step that makes or measures something."""
+
+_END_SECONDS = 60
+_PRUNE = {"name": "pruned", "pruning_ratio": 0.3, "retraining_iters": 4, "save_interval": 2}
+STEPS = [
+    {"prune": {**_PRUNE, "no_bench": True}},
+    {"distil": {"name": "distilled", "teacher_model_path": "@start", "iters": 4, "save_interval": 2, "do_eval": True}},
+    {"ptq": {"name": "int8", "no_bench": True, "batch_nums": 2}},
+    {"export": {"name": "exported", "onnx": True, "input_shape": [1, 3, 32, 32]}},
+    {
+        "bench": {
+            **{"models": ["start=@pruned/dense", "int8=@int8"], "engine": ["onnxruntime"], "base": "start"},
+            **{"input_shape": [1, 3, 32, 32], "repeats": 5, "interval": 10},
+        }
+    },
+    "report",
+]
+KILLED = ("pruned", "distilled", "int8", "exported", "bench")
+
+
+def write_recipe(folder: Path) -> Path:
+    """A model that was trained for six steps, and the recipe that compresses it."""
+    config = tiny.write_config(folder)
+    trained = tiny.run("train.py", "--config", config, "--save_dir", folder / "trained", "--do_eval", "--threads", 1)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    recipe = folder / "recipe.yml"
+    common = {"threads": 1, "device": "cpu"}
+    data = {"config": "tiny.yml", "model": "trained/best_model/model.pdparams", "common": common, "steps": STEPS}
+    recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return recipe
+
+
+def models(out: Path) -> dict[str, str]:
+    """Hashes of every model file of a run, by relative path; what a training keeps on the way is a file, too."""
+    kinds = ("*.pdparams", "*.pdiparams", "*.safetensors", "*.onnx")
+    return {path.relative_to(out).as_posix(): sha256(path) for kind in kinds for path in sorted(out.rglob(kind))}
+
+
+def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Begin the chain or go on with it."""
+    return subprocess.Popen(
+        tiny.command("slim/compress.py", "--recipe", recipe, "--save_dir", out, "--resume"),
+        env=tiny.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=(out.parent / f"{out.name}.log").open("ab"),
+    )
+
+
+def watch(process: subprocess.Popen[bytes], out: Path) -> Iterator[tuple[str, float]]:
+    """Step that runs and CPU seconds that its process has used, again and again until the chain ends."""
+    state = out / "state.json"
+    while process.poll() is None:
+        steps = json.loads(state.read_text(encoding="utf-8"))["steps"] if state.is_file() else {}
+        for name, record in steps.items():
+            if record["status"] == "running" and record["process"]:
+                try:
+                    used = psutil.Process(int(record["process"][0])).cpu_times()
+                except psutil.NoSuchProcess:
+                    continue
+                yield name, used.user + used.system + used.children_user + used.children_system
+        time.sleep(0.02)
+
+
+def run_whole(recipe: Path, out: Path) -> dict[str, float]:
+    """Run the chain undisturbed; CPU seconds of every step."""
+    seconds: dict[str, float] = {}
+    process = start(recipe, out)
+    for name, used in watch(process, out):
+        seconds[name] = used
+    assert process.returncode == 0, (out.parent / f"{out.name}.log").read_text(encoding="utf-8")
+    return seconds
+
+
+def kill_in(recipe: Path, out: Path, step: str, moment: float, order: list[str]) -> tuple[str, float] | None:
+    """Run or resume the chain and kill it when ``step`` has worked ``moment`` CPU seconds, or is over.
+
+    Returns:
+        where it was killed, as `watch` says it; None if it ended before.
+    """
+    process = start(recipe, out)
+    for name, used in watch(process, out):
+        late = order.index(name) - order.index(step)
+        if late > 0 or (late == 0 and used >= moment):
+            descendants = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.wait()
+            _, alive = psutil.wait_procs(descendants, _END_SECONDS)
+            assert not alive, f"still there after the chain was killed in {name}: {alive}"
+            return name, used
+    return None
+
+
+def moments(series: int, seconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    """When a series is killed: once in each of `KILLED`, at a random CPU second of it."""
+    rng = random.Random(series)
+    return [(step, rng.uniform(0, seconds[step])) for step in KILLED]
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_a_whole_chain(tmp_path):
+    recipe = write_recipe(tmp_path)
+    seconds = run_whole(recipe, tmp_path / "whole")
+    order, killed = list(seconds), []
+    for series in range(SERIES):
+        out = tmp_path / f"killed{series}"
+        killed += [kill_in(recipe, out, *moment, order) for moment in moments(series, seconds)]
+        rest = run_whole(recipe, out)
+        assert "report" in rest
+        assert models(out) == models(tmp_path / "whole")
+    assert None not in killed and len(killed) == 20
+    assert {name for name, _ in killed} >= set(KILLED)
