@@ -1,4 +1,4 @@
-"""kill -9 in every step of a chain of the quick start's shape, twenty times at random moments: the same models after."""
+"""kill -9 in every step of a chain of the quick start's shape, at random moments: the same models after."""
 
 from __future__ import annotations
 
