@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, setup
+from paddleseg_slim.cli import arguments, evaluation, setup
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _models(texts: list[str]) -> dict[str, Path]:
 
 def _forward(path: Path, task: Task, threads: int, work: Path) -> Forward:
     if path.suffix != ".onnx":
-        return setup.fast_forward(setup.load_model(task, str(path)), task, threads=threads)
+        return evaluation.fast_forward(setup.load_model(task, str(path)), task, threads=threads)
     from paddleseg_slim.deploy.evaluate import runtime_forward
     from paddleseg_slim.deploy.prepare import model_file
     from paddleseg_slim.deploy.runtimes import RuntimeOptions, load

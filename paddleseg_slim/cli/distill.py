@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, output, setup, training
+from paddleseg_slim.cli import arguments, evaluation, output, setup, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --save_dir, if there is one")
     parser.add_argument("--resume_model", metavar="DIR", help="go on from iter_N, or the latest one of a run's folder")
     parser.add_argument("--do_eval", action="store_true", help="evaluate at every checkpoint, keep the best model")
+    evaluation.add_engine(parser, "--engine")
     group = parser.add_argument_group("losses (besides distill_loss and slim.distill of the student's config)")
     group.add_argument("--logits_loss", metavar="NAME", help="KDLoss, KLLoss, DKDLoss, CWDLoss, ...")
     group.add_argument("--logits_weight", type=float, default=1.0, metavar="W", help="factor on it; default 1")

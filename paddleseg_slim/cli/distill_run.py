@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.cli import runner, setup, training
+from paddleseg_slim.cli.evaluation import Forwards
 from paddleseg_slim.cli.setup import Session
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.distiller import Distiller, Mutual, Term
@@ -20,7 +21,7 @@ from paddleseg_slim.graph import GraphLayer, capture, load, save
 from paddleseg_slim.report import stage
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.train import checkpoint
-from paddleseg_slim.train.evaluate import evaluate, model_forward
+from paddleseg_slim.train.evaluate import evaluate
 from paddleseg_slim.train.weights import load_weights
 from paddleseg_slim.version import __version__
 
@@ -90,6 +91,7 @@ class Run:
             hooks=[hook],
             resume=self.resume,
             use_vdl=self.args.use_vdl,
+            engine=self.args.eval_engine,
         )
         best = folder / "best_model" / "model.pdparams"
         if self.args.do_eval and best.is_file():
@@ -138,7 +140,8 @@ class Run:
         runner.log("To train, quantize or prune it: --model_path %s", folder / "graph")
 
     def _evaluate(self, model: GraphLayer) -> Metrics:
-        return evaluate(model_forward(model), self.task, settings=self.config.test_config)
+        forward = Forwards(self.task, self.args.eval_engine, self.session.threads, len(self.task.val_dataset()))(model)
+        return evaluate(forward, self.task, settings=self.config.test_config)
 
     def _write(
         self,

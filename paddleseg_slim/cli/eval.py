@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, runner, setup
+from paddleseg_slim.cli import arguments, evaluation, runner, setup
 from paddleseg_slim.cli.val import say
 from paddleseg_slim.errors import GoalNotMet, UserError
 
@@ -131,12 +131,16 @@ def _source(args: argparse.Namespace, task: Task) -> float | None:
         return float(data["values"][data["primary"]])
     if not args.model_path:
         return None
-    from paddleseg_slim.train.evaluate import evaluate, model_forward
+    from paddleseg_slim.train.evaluate import evaluate
 
     model = setup.load_model(task, args.model_path)
     dataset = getattr(task, f"{args.dataset}_dataset")()
     metrics = evaluate(
-        model_forward(model), task, dataset, batch_size=args.batch_size, num_workers=args.num_workers, title="Source"
+        evaluation.Forwards(task, images=len(dataset), threads=args.threads or 0)(model),
+        *(task, dataset),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        title="Source",
     )
     return metrics.score
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup
+from paddleseg_slim.cli import arguments, evaluation, output, quant_flags, runner, setup
 from paddleseg_slim.errors import GoalNotMet
 
 if TYPE_CHECKING:
@@ -80,11 +80,10 @@ class _Run:
         threads: int,
     ) -> None:
         from paddleseg_slim.cli.quant_result import Results
-        from paddleseg_slim.deploy.executor import executor
 
         self.args, self.task, self.model, self.settings, self.folder = args, task, model, settings, folder
         self.results = Results(args, config, task, folder, shape, threads)
-        self.executor = executor("onnxruntime", threads)
+        self.executor = evaluation.best_executor(args.eval_engine, threads)
         self.shape, self.began = shape, time.monotonic()
 
     def run(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddleseg_slim.cli import arguments, runner, setup, slim_section
+from paddleseg_slim.cli import arguments, evaluation, runner, setup, slim_section
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_precision(parser)
     arguments.add_data_format(parser)
     arguments.add_inference(parser, "aug_pred")
+    parser.add_argument(
+        "--engine", choices=evaluation.ENGINES, default="auto", help="what runs the model; auto: fastest"
+    )
     parser.add_argument("--use_multilabel", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     args.model_path = slim_section.need_model(args)
     pictures = find_pictures(args.image_path)
     arguments.check_folder(args.save_dir)
-    setup.start(args)
+    session = setup.start(args)
     from paddleseg_slim import config as configs
     from paddleseg_slim.tasks import build_task
     from paddleseg_slim.train.evaluate import model_forward
@@ -57,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
     writer = task.writer(Path(args.save_dir), args.custom_color)
     settings = {**arguments.inference_settings(args, "aug_pred", {}), "aug_eval": args.aug_pred}
     model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
-    autocast = args.amp_level if setup.precision(args) == "fp16" else None
-    forward = task.inference(model_forward(model, autocast=autocast), settings)
+    if setup.precision(args) == "fp16":
+        forward = model_forward(model, autocast=args.amp_level)
+    else:
+        forward = evaluation.Forwards(task, args.engine, session.threads, len(pictures))(model)
+    forward = task.inference(forward, settings)
     with Progress(len(pictures), "Predicting") as progress:
         for name, picture, logits in predictions(task, forward, pictures):
             writer.add(name, picture, logits)

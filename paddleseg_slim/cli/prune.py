@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, output, runner, setup, training
+from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_goal(parser)
     _add_sensitivity(parser)
     _add_retraining(parser)
+    evaluation.add_engine(parser)
     parser.add_argument("--no_bench", action="store_true", help="measure no latency")
 
 

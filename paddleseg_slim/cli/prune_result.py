@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddleseg_slim.cli import deployable, report, runner, setup
+from paddleseg_slim.cli import deployable, evaluation, report, runner
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.export import ExportResult
@@ -96,7 +96,7 @@ class Results:
     def evaluate(self, model: GraphLayer) -> Metrics:
         """The task's metric on the whole validation set."""
         return evaluate(
-            setup.fast_forward(model, self.task),
+            evaluation.fast_forward(model, self.task, self.args.eval_engine),
             self.task,
             num_workers=self.args.num_workers,
             settings=self.config.test_config,

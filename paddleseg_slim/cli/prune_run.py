@@ -50,6 +50,7 @@ _NOT_COMPARED = {
     "num_workers",
     "use_vdl",
     "no_bench",
+    "eval_engine",
 }
 
 
@@ -207,6 +208,7 @@ class Run:
             hooks=hooks,
             resume=resume,
             use_vdl=self.args.use_vdl,
+            engine=self.args.eval_engine,
         )
         file = folder / "best_model" / "model.pdparams"
         if best and file.is_file():

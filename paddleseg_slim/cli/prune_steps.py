@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddleseg_slim.cli import runner, setup
+from paddleseg_slim.cli import evaluation, runner
 from paddleseg_slim.config import Config
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.prune import curves as curve_files
@@ -157,7 +157,7 @@ class Analysis:
                 self.groups,
                 importance,
                 data,
-                setup.best_executor(),
+                evaluation.best_executor(self.args.eval_engine),
                 mode=mode,
                 ratios=EXACT_RATIOS if mode == "exact" else FAST_RATIOS,
                 state=state,

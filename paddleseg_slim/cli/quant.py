@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup, training
+from paddleseg_slim.cli import arguments, evaluation, output, quant_flags, runner, setup, training
 from paddleseg_slim.errors import GoalNotMet
 
 if TYPE_CHECKING:
@@ -147,7 +147,14 @@ class _Run:
             shutil.rmtree(train_settings.save_dir, ignore_errors=True)
         runner.log("Step 2/2: Start retraining the model.")
         training.fit(
-            layer, self.task, self.config, train_settings, hooks=hooks, resume=resume, use_vdl=self.args.use_vdl
+            layer,
+            self.task,
+            self.config,
+            train_settings,
+            hooks=hooks,
+            resume=resume,
+            use_vdl=self.args.use_vdl,
+            engine=self.args.eval_engine,
         )
         load_weights(layer, train_settings.save_dir / "best_model" / "model.pdparams")
         form.end()
@@ -171,7 +178,6 @@ class _Run:
         return 0
 
     def _calibrate(self) -> Calibration:
-        from paddleseg_slim.deploy.executor import executor
         from paddleseg_slim.quant.calibrate import calibrate
         from paddleseg_slim.quant.ptq import prepare
         from paddleseg_slim.train.evaluate import batches
@@ -183,4 +189,4 @@ class _Run:
         count = self.args.batch_nums * self.config.batch_size
         chosen = quant_flags.calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
         images = [batch["img"] for batch in batches(chosen, self.config.batch_size, self.args.num_workers)]
-        return calibrate(layer, placement, images, executor("onnxruntime", self.threads))
+        return calibrate(layer, placement, images, evaluation.best_executor(self.args.eval_engine, self.threads))

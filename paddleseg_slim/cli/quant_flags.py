@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paddleseg_slim.cli import evaluation
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch_nums", type=int, default=10, metavar="N", help="calibration batches; default 10")
     group.add_argument("--calibration_set", choices=("train", "val"), default="train",
                        help="list of the calibration images; default train")  # fmt: skip
+    evaluation.add_engine(parser, "--engine")
     group.add_argument("--no_bias_correction", action="store_true", help="leave the biases as they are")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.cli import runner
+from paddleseg_slim.cli.evaluation import Forwards
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.description import Deploy, write_deploy
@@ -56,12 +57,13 @@ class Results:
     ) -> None:
         self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
         self.threads = threads
+        self.forwards = Forwards(task, args.eval_engine, threads, len(task.val_dataset()))
         self.output_op = config.export.get("output_op", "argmax") if config.task == "segmentation" else "none"
 
     def score(self, model: GraphLayer, title: str) -> Metrics:
         """Evaluate a model in memory on the validation set."""
         metrics = evaluate(
-            model_forward(model),
+            self.forwards(model),
             self.task,
             num_workers=self.args.num_workers,
             settings=self.config.test_config,

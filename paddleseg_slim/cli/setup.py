@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import runner
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
     import paddle
 
-    from paddleseg_slim.graph import Executor
-    from paddleseg_slim.tasks.base import Forward, Task
+    from paddleseg_slim.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -87,52 +84,6 @@ def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: 
     model = task.build_model(data_format)
     load_weights(model, path, reset_head=reset_head)
     return model
-
-
-def best_executor(engine: str = "auto", threads: int = 0) -> Executor:
-    """What runs graphs where no gradient is needed.
-
-    Args:
-        engine: ``onnxruntime``, ``paddle``, or ``auto``: ONNX Runtime on a CPU where it is installed, else Paddle.
-        threads: CPU threads; 0 is the physical cores.
-
-    Raises:
-        UserError: the engine asked for is not installed.
-    """
-    import paddle
-
-    from paddleseg_slim.deploy.executor import executor
-
-    if engine == "auto":
-        installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-        engine = "onnxruntime" if installed and paddle.get_device() == "cpu" else "paddle"
-    return executor(engine, threads)
-
-
-def fast_forward(model: paddle.nn.Layer, task: Task, engine: str = "auto", threads: int = 0) -> Forward:
-    """A `Forward` of ``model`` in evaluation through the executor that `best_executor` gives.
-
-    With ``auto`` a model that cannot be captured, or has an op that the engine lacks, is run by Paddle, and the log
-    says why.
-
-    Raises:
-        UserError: an engine was asked for by name and cannot run the model.
-    """
-    from paddleseg_slim.deploy.executor import engine_forward
-    from paddleseg_slim.graph import GraphLayer, capture
-    from paddleseg_slim.train.evaluate import model_forward
-
-    runs_on = best_executor(engine, threads)
-    if runs_on.name == "paddle":
-        return model_forward(model)
-    try:
-        graph = model if isinstance(model, GraphLayer) else capture(model, task.input_spec())
-        return engine_forward(graph, runs_on)
-    except UserError as error:
-        if engine != "auto":
-            raise
-        runner.log("Evaluating through Paddle, not %s: %s", runs_on.name, error.cause)
-        return model_forward(model)
 
 
 class Repeated:

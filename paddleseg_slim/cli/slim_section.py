@@ -16,6 +16,7 @@ _VERBS = {"Pruner": "prune", "UnstructuredPruner": "sparsify", "QAT": "qat", "PT
 _PASSED = (
     *("batch_size", "learning_rate", "save_interval", "keep_checkpoint_max", "log_iters", "num_workers", "seed"),
     *("use_vdl", "device", "threads", "overwrite", "opts", "do_eval", "skip_bad", "reset_head"),
+    "eval_engine",
 )
 """Flags of ``train`` that are given on to the compression command where it has them."""
 

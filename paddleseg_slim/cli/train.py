@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, output, runner, setup, slim_section, training
+from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, slim_section, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data_format(parser)
     parser.add_argument("--resume_model", metavar="DIR", help="go on from iter_N, or the latest one of a run's folder")
     parser.add_argument("--do_eval", action="store_true", help="evaluate at every checkpoint, keep the best model")
+    evaluation.add_engine(parser, "--engine")
     parser.add_argument("--use_ema", action="store_true", help="also keep an average of the weights")
     parser.add_argument("--early_stop_intervals", type=int, metavar="N", help="stop after N evaluations in vain")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="repeat the samples N times in an epoch")
@@ -85,7 +86,13 @@ def run(args: argparse.Namespace) -> int:
         model = _model(args, task, config.to_static_training)
         if args.overwrite and not goes_on:
             _clear(settings.save_dir)
-        result = training.fit(model, task, config, settings, dataset=dataset, resume=resume, use_vdl=args.use_vdl)
+        result = training.fit(
+            *(model, task, config, settings),
+            dataset=dataset,
+            resume=resume,
+            use_vdl=args.use_vdl,
+            engine=args.eval_engine,
+        )
         if result.is_main:
             training.write_stage(settings.save_dir, model, task, result)
     runner.log(

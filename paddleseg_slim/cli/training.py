@@ -105,6 +105,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     resume: Checkpoint | None = None,
     use_vdl: bool = False,
+    engine: str = "auto",
 ) -> TrainResult:
     """Train ``model`` with the optimizer and schedule of ``config``, with logs in ``settings.save_dir``.
 
@@ -117,17 +118,21 @@ def fit(
         hooks: additions of a compression technique.
         resume: the checkpoint to go on from.
         use_vdl: also write logs for VisualDL.
+        engine: what evaluates (`evaluation.Forwards`).
 
     Raises:
         TrainingDiverged, UserError: see `train.loop.train`.
     """
     import paddle
 
+    from paddleseg_slim.cli.evaluation import Forwards
     from paddleseg_slim.train import loop, optim
+    from paddleseg_slim.train.evaluate import model_forward
     from paddleseg_slim.train.logging import CurveLogger, Logger, Loggers, VisualDLLogger
 
     schedule = optim.build_schedule(config.lr_scheduler, settings.iters)
     optimizer = optim.build_optimizer(config.optimizer, schedule, model)
+    images = len(task.val_dataset()) if settings.do_eval else 0
     loggers: list[Logger] = []
     if paddle.distributed.get_rank() == 0:
         loggers.append(CurveLogger(settings.save_dir, resume.iter if resume else 0))
@@ -146,6 +151,7 @@ def fit(
             resume=resume,
             config=config.to_dict(),
             fingerprint=config.fingerprint(),
+            forward_of=Forwards(task, engine, settings.threads, images) if settings.do_eval else model_forward,
         )
     finally:
         logger.close()

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, runner, setup, slim_section
+from paddleseg_slim.cli import arguments, evaluation, runner, setup, slim_section
 
 if TYPE_CHECKING:
     from paddleseg_slim.tasks.base import Metrics
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
     parser.add_argument("--dataset", choices=("val", "test", "train"), default="val", help="section to evaluate on")
     parser.add_argument(
-        "--engine", choices=("auto", "onnxruntime", "paddle"), default="auto", help="what runs the model; auto: fastest"
+        "--engine", choices=evaluation.ENGINES, default="auto", help="what runs the model; auto: fastest"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
     parser.add_argument("--use_multilabel", action="store_true", help=argparse.SUPPRESS)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if setup.precision(args) == "fp16":
         forward = model_forward(model, autocast=args.amp_level)
     else:
-        forward = setup.fast_forward(model, task, args.engine, session.threads)
+        forward = evaluation.fast_forward(model, task, args.engine, session.threads)
     metrics = evaluate(
         forward, task, dataset, batch_size=args.batch_size, num_workers=args.num_workers, settings=settings
     )

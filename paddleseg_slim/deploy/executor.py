@@ -16,6 +16,8 @@ from paddleseg_slim.tasks.base import Forward
 class OnnxExecutor:
     """Runs graphs through ONNX Runtime on the CPU (`graph.Executor`). Extra inputs such as gates are fed like images.
 
+    Quantizers round as in the graph, between float kernels: integer kernels would round otherwise.
+
     Args:
         threads: CPU threads; 0 is the physical cores.
 
@@ -50,6 +52,7 @@ class OnnxExecutor:
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")  # round as the graph says, not as int8 does
         session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
         read = {item.name for item in session.get_inputs()}
         wanted = {value.name: output_name(value) for value in graph.output_values()}

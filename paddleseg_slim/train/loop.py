@@ -18,7 +18,7 @@ from paddle.optimizer.lr import LRScheduler
 
 from paddleseg_slim.data.loader import Loader
 from paddleseg_slim.errors import TrainingDiverged, UserError
-from paddleseg_slim.tasks.base import Batch, Metrics, Task
+from paddleseg_slim.tasks.base import Batch, Forward, Metrics, Task
 from paddleseg_slim.train import checkpoint as ckpt
 from paddleseg_slim.train.ema import WeightAverage
 from paddleseg_slim.train.evaluate import evaluate, model_forward
@@ -117,6 +117,7 @@ def train(
     resume: ckpt.Checkpoint | None = None,
     config: dict[str, Any] | None = None,
     fingerprint: str = "",
+    forward_of: Callable[[paddle.nn.Layer], Forward] = model_forward,
 ) -> TrainResult:
     """Train ``model``.
 
@@ -134,6 +135,7 @@ def train(
         resume: the checkpoint to go on from (`checkpoint.find_resume`).
         config: the resolved config, for the manifest.
         fingerprint: its hash.
+        forward_of: makes what an evaluation in fp32 runs, of the model with its weights of that moment.
 
     Raises:
         TrainingDiverged: the loss or a weight became NaN or infinite; checkpoints are left as they were.
@@ -142,6 +144,7 @@ def train(
     loop = _Loop(model, task, optimizer, settings, task.train_dataset() if dataset is None else dataset)
     loop.hooks, loop.logger = list(hooks), logger or Loggers()
     loop.config, loop.fingerprint = config or {}, fingerprint
+    loop.forward_of = forward_of
     if resume is not None:
         loop.resume(resume)
     return loop.run()
@@ -167,6 +170,7 @@ class _Loop:
         self.logger: Logger = Loggers()
         self.config: dict[str, Any] = {}
         self.fingerprint = ""
+        self.forward_of: Callable[[paddle.nn.Layer], Forward] = model_forward
         self.ema = WeightAverage(model) if settings.use_ema else None
         self.mixed = settings.precision == "fp16"
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024) if self.mixed else None
@@ -375,7 +379,8 @@ class _Loop:
 
     def _measure(self, step: int, prefix: str, title: str) -> Metrics:
         settings = self.settings
-        forward = model_forward(self.model, autocast=settings.amp_level if self.mixed else None)
+        mixed = self.mixed
+        forward = model_forward(self.model, autocast=settings.amp_level) if mixed else self.forward_of(self.model)
         metrics = evaluate(
             forward,
             self.task,

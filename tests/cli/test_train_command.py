@@ -32,6 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
         "train.py",
         *("--config", config, "--do_eval", "--save_interval", 2, "--log_iters", 2, "--threads", 1),
         *("--use_ema", "--keep_checkpoint_max", 2, "--save_dir", folder / "out", "--use_vdl"),
+        *("--engine", "onnxruntime"),
         cwd=folder,
     )
     assert done.returncode == 0, done.stderr
@@ -98,6 +99,7 @@ def test_an_interrupted_run_says_so_and_leaves_whole_checkpoints(tmp_path: Path)
 def test_killed_run_resumes_to_the_same_last_digit(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
     config, out, _ = finished
     flags = ("--config", config, "--do_eval", "--save_interval", 2, "--threads", 1, "--use_ema", "--save_dir", tmp_path)
+    flags += ("--engine", "onnxruntime")
     process = subprocess.Popen(command("train.py", *flags), env=environment(), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "iter_2").exists() and time.monotonic() < deadline:

@@ -1,0 +1,154 @@
+"""What runs a model where no gradient is needed: evaluations, also those between the steps of a training."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paddleseg_slim.cli import runner
+from paddleseg_slim.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    import paddle
+
+    from paddleseg_slim.graph import Executor, GraphLayer
+    from paddleseg_slim.tasks.base import Forward, Task
+
+ENGINES = ("auto", "onnxruntime", "paddle")
+
+WORTH = 64
+"""Images from which on ``auto`` writes a model for an engine, which costs as much as 10 to 60 images in Paddle."""
+
+TOLERANCE = 1e-3
+"""Mean difference to Paddle, relative to the range of an output, from which on an engine is not used."""
+
+
+def add_engine(parser: argparse.ArgumentParser, *names: str) -> None:
+    """``--eval_engine``, also under the ``names`` given."""
+    text = "what runs evaluations; auto (default): ONNX Runtime on a CPU where that is faster, else Paddle"
+    parser.add_argument("--eval_engine", *names, dest="eval_engine", choices=ENGINES, default="auto", help=text)
+
+
+def best_executor(engine: str = "auto", threads: int = 0) -> Executor:
+    """What runs graphs where no gradient is needed.
+
+    Args:
+        engine: ``onnxruntime``, ``paddle``, or ``auto``: ONNX Runtime on a CPU where it is installed, else Paddle.
+        threads: CPU threads; 0 is the physical cores.
+
+    Raises:
+        UserError: the engine asked for is not installed.
+    """
+    import paddle
+
+    from paddleseg_slim.deploy.executor import executor
+
+    if engine == "auto":
+        installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+        engine = "onnxruntime" if installed and paddle.get_device() == "cpu" else "paddle"
+    return executor(engine, threads)
+
+
+class Forwards:
+    """Makes a `Forward` of a model in evaluation, with the weights that it has at this moment.
+
+    With ``auto``, a model that cannot be captured, has an op that the engine lacks, or gives other numbers there is run
+    by Paddle, and the log says why. Which one it is depends on the model and on the number of images alone, so a run
+    that is resumed goes on with the same.
+
+    Args:
+        task: of the model.
+        engine: see `best_executor`.
+        threads: CPU threads; 0 is the physical cores.
+        images: how many a forward is made for; with ``auto``, Paddle runs fewer than `WORTH`.
+
+    Raises:
+        UserError: the engine asked for is not installed.
+    """
+
+    def __init__(self, task: Task, engine: str = "auto", threads: int = 0, images: int = WORTH) -> None:
+        self._task, self._engine = task, engine
+        self._runs_on = best_executor("paddle" if engine == "auto" and images < WORTH else engine, threads)
+        self._captured: tuple[paddle.nn.Layer, GraphLayer] | None = None
+        self._compared = False
+
+    def __call__(self, model: paddle.nn.Layer) -> Forward:
+        """The forward of ``model``.
+
+        Raises:
+            UserError: an engine was asked for by name and cannot run the model.
+        """
+        from paddleseg_slim.deploy.executor import engine_forward
+        from paddleseg_slim.train.evaluate import model_forward
+
+        if self._runs_on.name == "paddle":
+            return model_forward(model)
+        try:
+            forward = engine_forward(self._graph(model), self._runs_on)
+            return forward if self._compared else self._compare(forward, model_forward(model))
+        except UserError as error:
+            return self._instead(model_forward(model), error)
+
+    def _graph(self, model: paddle.nn.Layer) -> GraphLayer:
+        """The model as a graph that shares its weights; captured once."""
+        from paddleseg_slim.graph import GraphLayer, capture
+
+        if isinstance(model, GraphLayer):
+            return model
+        if self._captured is None or self._captured[0] is not model:
+            self._captured = model, capture(model, self._task.input_spec(), verify=False)
+        return self._captured[1]
+
+    def _instead(self, forward: Forward, error: UserError) -> Forward:
+        if self._engine != "auto":
+            raise error
+        runner.log("Evaluating through Paddle, not %s: %s", self._runs_on.name, error.cause)
+        self._runs_on = best_executor("paddle")
+        return forward
+
+    def _compare(self, forward: Forward, expected: Forward) -> Forward:
+        """``forward``, whose first batch runs in Paddle, too."""
+        chosen = None
+
+        def compared(images: np.ndarray) -> Any:
+            nonlocal chosen
+            if chosen is None:
+                chosen = self._equal(forward, expected, images[:1])
+            return chosen(images)
+
+        return compared
+
+    def _equal(self, forward: Forward, expected: Forward, images: np.ndarray) -> Forward:
+        self._compared = True
+        error = difference(forward(images), expected(images))
+        if error <= TOLERANCE:
+            return forward
+        name = self._runs_on.name
+        cause = f"{name} differs from Paddle by {error:.1e} of the range of an output."
+        return self._instead(expected, UserError(cause, "Evaluate with --engine paddle."))
+
+
+def difference(got: Any, expected: Any) -> float:
+    """Largest mean difference of two models' floating-point outputs, relative to each output's range."""
+    from paddleseg_slim.graph import flatten
+
+    pairs: Sequence[tuple[Any, Any]] = list(zip(flatten(got), flatten(expected)))
+    errors = [0.0]
+    for one, other in pairs:
+        if not isinstance(other, np.ndarray) or not np.issubdtype(other.dtype, np.floating):
+            continue
+        if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
+            return float("inf")
+        if np.isfinite(other).all():
+            errors.append(float(np.abs(one - other).mean()) / max(float(np.ptp(other)), 1e-6))
+    return max(errors)
+
+
+def fast_forward(model: paddle.nn.Layer, task: Task, engine: str = "auto", threads: int = 0) -> Forward:
+    """`Forwards` for one model that is not trained meanwhile."""
+    return Forwards(task, engine, threads)(model)
