@@ -32,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the recipe; see `add_arguments`."""
-    from paddleseg_slim.chain import runner as chains
-    from paddleseg_slim.chain import state as states
     from paddleseg_slim.chain.plan import Plan
     from paddleseg_slim.chain.recipe import load_recipe
     from paddleseg_slim.train.logging import setup_logging
@@ -45,24 +43,42 @@ def run(args: argparse.Namespace) -> int:
     plan.check()
     if args.dry_run:
         return _dry_run(plan)
-    folder = Path(args.save_dir)
-    _refuse_strangers(folder, args, states.FILE_NAME)
-    with output.claimed(args.save_dir, overwrite=True):
-        if args.overwrite:
-            chains.clear(folder)
-        chains.Chain(plan).run()
-    _say_end(recipe, folder)
+    carry_out(plan, resume=args.resume, overwrite=args.overwrite)
     return 0
 
 
-def _refuse_strangers(folder: Path, args: argparse.Namespace, name: str) -> None:
+def carry_out(plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    """Run a plan that is checked already in its folder.
+
+    Args:
+        plan: what to do, and where.
+        resume: go on with the chain in the folder.
+        overwrite: begin anew; what the chain in the folder left is removed.
+
+    Raises:
+        UserError: the folder holds something else, or a run and neither flag is given.
+        SlimError: a step failed.
+    """
+    from paddleseg_slim.chain import runner as chains
+
+    _refuse_strangers(plan.folder, resume or overwrite)
+    with output.claimed(str(plan.folder), overwrite=True):
+        if overwrite:
+            chains.clear(plan.folder)
+        chains.Chain(plan).run()
+    _say_end(plan.recipe, plan.folder)
+
+
+def _refuse_strangers(folder: Path, allowed: bool) -> None:
     """Refuse a folder with content that is not this chain's to go on with."""
+    from paddleseg_slim.chain.state import FILE_NAME
+
     content = arguments.visible(folder) if folder.is_dir() else []
     if not content:
         return
-    if not (folder / name).is_file():
-        raise UserError(f"{folder} holds {content[0].name}, but no {name} of a chain.", "Give another --save_dir.")
-    if not args.resume and not args.overwrite:
+    if not (folder / FILE_NAME).is_file():
+        raise UserError(f"{folder} holds {content[0].name}, but no {FILE_NAME} of a chain.", "Give another --save_dir.")
+    if not allowed:
         raise UserError(
             f"{folder} holds a run already.", "Give --resume to go on with it, or --overwrite to begin anew."
         )

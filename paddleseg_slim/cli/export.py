@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without_argmax", action="store_true", help="the same as --output_op none")
     parser.add_argument("--with_softmax", action="store_true", help="the same as --output_op softmax")
     parser.add_argument("--for_fd", action="store_true", help="the file names of FastDeploy: inference.*")
+    parser.add_argument(
+        "--format",
+        dest="file_format",
+        choices=("json", "pdmodel"),
+        default="json",
+        help="of the program: Paddle 3's, or pdmodel, which Paddle 2 reads too; default json",
+    )
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx, with int8 weights if quantized")
     parser.add_argument("--opset", type=int, metavar="N", help="of model.onnx, 13 to 21; default 17")
     parser.add_argument("--target", metavar="NAME", help="refuse a model that was quantized for another target")
@@ -45,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export; see `add_arguments`."""
     output_op = _output_op(args)
-    args.model_path = slim_section.find_model(args)
+    if not args.from_scratch or args.slim_config:
+        args.model_path = slim_section.find_model(args)
     if not args.model_path and not args.from_scratch:
         raise UserError("No --model_path is given.", "Give trained weights, or --from_scratch for random ones.")
     if args.opset is not None and not args.onnx:
@@ -80,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             class_names=task.class_names(),
             task=config.task,
             for_fd=args.for_fd or config.export.get("for_fd", False),
+            file_format=args.file_format,
         )
         if args.onnx:
             _write_onnx(args, result)

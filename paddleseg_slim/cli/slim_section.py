@@ -1,32 +1,42 @@
-"""``--slim_config`` of ``train``, ``val``, ``predict`` and ``export``: compress by a second file, use what came out."""
+"""``--slim_config`` of ``train``, ``val``, ``predict`` and ``export``, and the section ``slim:`` of a model's config.
+
+``train`` compresses as the section says; the others take the model that came out.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
     from paddleseg_slim.config.slim import SlimSection
 
-_VERBS = {"Pruner": "prune", "UnstructuredPruner": "sparsify", "QAT": "qat", "PTQ": "ptq", "Distill": "distil"}
-_PASSED = (
-    *("batch_size", "learning_rate", "save_interval", "keep_checkpoint_max", "log_iters", "num_workers", "seed"),
-    *("use_vdl", "device", "threads", "overwrite", "opts", "do_eval", "skip_bad", "reset_head"),
-    "eval_engine",
-)
-"""Flags of ``train`` that are given on to the compression command where it has them."""
+STEP_NAMES = {
+    "Pruner": "pruned",
+    "UnstructuredPruner": "sparse",
+    "Distill": "distilled",
+    "QAT": "quantized",
+    "PTQ": "quantized",
+}
+"""Method -> folder of its result where several are done in a row."""
 
-_ITERS = ("retraining_iters", "iters")
-_MODEL_PATHS = ("model_path", "teacher_model_path")
+_RECORDED = {
+    "Pruner": "prune",
+    "UnstructuredPruner": "sparsify",
+    "Distill": "distill",
+    "QAT": "quantize",
+    "PTQ": "quantize",
+}
+"""Method -> step in the compression record of a model."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """``--slim_config``."""
-    text = "compression, as PaddleDetection's: Pruner, UnstructuredPruner, QAT, PTQ or Distill"
+    text = "compression, as PaddleDetection's: Pruner, UnstructuredPruner, QAT, PTQ, Distill, DistillPrune, PrunerQAT"
     parser.add_argument("--slim_config", metavar="FILE", help=text)
 
 
@@ -41,55 +51,24 @@ def of_config(args: argparse.Namespace) -> SlimSection | None:
     return parse_slim(section, Path(args.config).stem, "slim") if "method" in section else None
 
 
-def train(args: argparse.Namespace, section: SlimSection) -> int:
-    """Compress as the section says, with the command that does it; results go to ``<save_dir>/<name>``.
-
-    Raises:
-        UserError: the command has no such option, or weights are missing.
-    """
-    from paddleseg_slim.chain import verbs
-
-    verb = verbs.VERBS[_VERBS[section.method]]
-    parser = verbs.parser_of(verb)
-    common: dict[str, Any] = {name: getattr(args, name) for name in _PASSED if getattr(args, name, None)}
-    options = dict(section.options)
-    name = next((name for name in _ITERS if verbs.has_option(parser, name)), None)
-    if name is not None and args.iters:
-        options[name] = args.iters
-    weights = section.weights
-    if section.method == "Distill" and weights:
-        options.setdefault("teacher_model_path", weights)
-        weights = ""
-    if args.resume_model and verbs.has_option(parser, "resume_model"):
-        options["resume_model"] = args.resume_model
-    elif args.resume_model:
-        options["resume"] = True
-    values = {"config": args.config, "model": args.model_path or weights, "folder": str(folder_of(args, section))}
-    where = args.slim_config or args.config
-    argv = verbs.command_line(verb, options, values, common, where)
-    parsed = verbs.check(verb, argv, where)
-    return int(importlib.import_module(f"paddleseg_slim.cli.{verb.command}").run(parsed))
-
-
-def folder_of(args: argparse.Namespace, section: SlimSection) -> Path:
-    """Folder of the run that the section makes: ``<save_dir>/<name>``."""
-    return Path(args.save_dir) / section.name
-
-
 def find_model(args: argparse.Namespace, runs: str = "output") -> str | None:
-    """``--model_path``; without it the compressed model that ``train.py --slim_config`` left in ``output/<name>``.
+    """``--model_path``; without it the compressed model that ``train.py`` left in ``output/<name of the section>``.
 
     Raises:
-        UserError: nothing is there.
+        UserError: nothing is there, or the model of ``--model_path`` is not what ``--slim_config`` says.
     """
-    if args.model_path or not args.slim_config:
+    section = of_config(args)
+    if args.model_path and args.slim_config and section is not None:
+        _check_record(Path(args.model_path), section)
+    if args.model_path or section is None:
         return args.model_path
-    from paddleseg_slim.config.slim import read_slim
-
-    folder = Path(runs) / read_slim(args.slim_config).name / "graph"
-    if not (folder / "graph.json").is_file():
+    run = Path(runs) / section.name
+    last = run / STEP_NAMES[section.steps[-1].method]
+    folder = next((place / "graph" for place in (last, run) if (place / "graph" / "graph.json").is_file()), None)
+    if folder is None:
         raise UserError(
-            f"{folder} holds no compressed model.", "Run train.py --slim_config first, or give --model_path."
+            f"{run} holds no compressed model.",
+            "Run train.py with the same --slim_config or config first, or give --model_path.",
         )
     return str(folder)
 
@@ -106,3 +85,25 @@ def need_model(args: argparse.Namespace) -> str:
             "No --model_path is given.", "Give trained weights, or the --slim_config of a compressed model."
         )
     return path
+
+
+def _check_record(path: Path, section: SlimSection) -> None:
+    """Refuse a model that was not compressed as the section says.
+
+    Raises:
+        UserError: it is a file of weights, or a method is missing in its record.
+    """
+    methods = [step.method for step in section.steps]
+    if not (path / "graph.json").is_file():
+        raise UserError(
+            f"--slim_config says {', '.join(methods)}, but {path} is no compressed model (a folder with graph.json).",
+            "Give the folder graph/ that train.py --slim_config wrote, or leave --slim_config out.",
+        )
+    record = json.loads((path / "compression.json").read_text(encoding="utf-8"))["record"]
+    done = [str(entry.get("step")) for entry in record]
+    missing = [method for method in methods if _RECORDED[method] not in done]
+    if missing:
+        raise UserError(
+            f"--slim_config says {', '.join(methods)}, but the record of {path} says {', '.join(done) or 'nothing'}.",
+            "Give the model that train.py --slim_config made, or leave --slim_config out.",
+        )

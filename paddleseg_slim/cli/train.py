@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, slim_section, training
+from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, slim_section, slim_train, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.refuse(args, _NOT_HERE)
     section = slim_section.of_config(args)
     if section is not None:
-        return slim_section.train(args, section)
+        return slim_train.train(args, section)
     if args.resume_model and args.model_path:
         raise UserError("--resume_model and --model_path are both given.", "A resumed run has its own weights.")
     session = setup.start(args)
