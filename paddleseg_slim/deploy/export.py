@@ -17,7 +17,7 @@ from paddleseg_slim.deploy.description import FILE_NAME, Deploy, write_deploy
 from paddleseg_slim.deploy.head import OUTPUT_DTYPES, relative_error, with_head
 from paddleseg_slim.deploy.runtimes import load
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import GraphLayer, capture, export_inference
+from paddleseg_slim.graph import FILE_FORMATS, GraphLayer, capture, export_inference
 
 TOLERANCE = 1e-4
 """Largest error of the exported file, relative to the range of the logits."""
@@ -77,6 +77,7 @@ def export(
     class_names: Sequence[str] = (),
     task: str = "segmentation",
     for_fd: bool = False,
+    file_format: str = "json",
 ) -> ExportResult:
     """Export a model.
 
@@ -90,9 +91,10 @@ def export(
         class_names: for the description.
         task: for the description.
         for_fd: the names FastDeploy expects: ``inference.json``, ``inference.yml``.
+        file_format: ``json``, or ``pdmodel`` for programs made for Paddle 2.
 
     Raises:
-        UserError: the model cannot be captured or does not run at this shape.
+        UserError: the model cannot be captured, does not run at this shape, or has an op that the format lacks.
         RuntimeError: the file written does not give what the model gives; nothing is left of it.
     """
     model.eval()
@@ -103,13 +105,16 @@ def export(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export.", dir=target) as work:
-        written = export_inference(headed, Path(work) / name, input_shapes=[shape])
+        written = export_inference(headed, Path(work) / name, input_shapes=[shape], file_format=file_format)
         error = compare(written[0], references, output_op)
         if error > TOLERANCE:
             raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")
         (target / description).unlink(missing_ok=True)  # a kill now must not leave it with files of another model
         for path in written:
             os.replace(path, target / path.name)
+    for suffix in FILE_FORMATS.values():  # a program of the other format would read the weights of this one
+        if suffix != written[0].suffix:
+            (target / f"{name}{suffix}").unlink(missing_ok=True)
     deploy = Deploy(
         model=written[0].name,
         params=written[1].name,

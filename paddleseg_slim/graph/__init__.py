@@ -11,7 +11,7 @@ from paddleseg_slim.graph.edit import (
     replace_value,
 )
 from paddleseg_slim.graph.executor import Executor, PaddleExecutor, Runner
-from paddleseg_slim.graph.export import export_inference
+from paddleseg_slim.graph.export import FILE_FORMATS, export_inference
 from paddleseg_slim.graph.fold import fold_batch_norm, fold_constants
 from paddleseg_slim.graph.ir import Graph, InvalidGraph, Node, Slot, Value, flatten, map_structure
 from paddleseg_slim.graph.layer import GraphLayer
@@ -22,6 +22,7 @@ from paddleseg_slim.graph.save import save
 from paddleseg_slim.graph.shapes import infer_shapes, refresh_shapes
 
 __all__ = [
+    "FILE_FORMATS",
     "Cost",
     "Executor",
     "Graph",

@@ -77,6 +77,8 @@ def load_inference(path: Path) -> GraphLayer:
     reader = ProgramReader(program, _Names(_stored_names(program)).name)
     graph = reader.read()
     graph.parameters = {value.name: value for value in reader.stored.values()}
+    columns = _columns(program)
+    graph.inputs.sort(key=lambda value: columns.get(value.name, 0))  # a program may declare them in any order
     graph.outputs = list(reader.fetched)
     remove_dead_nodes(graph)
     graph.check()
@@ -117,6 +119,12 @@ def training_graph(graph: Graph) -> Graph:
             node.attrs.update(is_test=False)
     train.touch()
     return train
+
+
+def _columns(program: Any) -> dict[str, int]:
+    """Position among the inputs by name, where the program says it."""
+    feeds = [operation.attrs() for operation in program.global_block().ops if operation.name() == "pd_op.feed"]
+    return {attrs["name"]: int(attrs["col"]) for attrs in feeds}
 
 
 def _stored_names(program: Any) -> set[str]:

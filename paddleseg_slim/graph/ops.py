@@ -122,6 +122,13 @@ def _run_assign_value(shape: Any, dtype: Any, values: Any) -> Any:
     return paddle.assign(np.array(values, np.float32 if name == "bfloat16" else name).reshape(shape)).astype(name)
 
 
+def _run_einsum(x: Any, equation: str) -> Any:
+    """The result without the caches for the gradient that stand behind it."""
+    import paddle
+
+    return paddle._C_ops.einsum(x, equation)[0]
+
+
 def _run_add(x: Any, y: Any) -> Any:
     from paddleseg_slim.channel_add import add_channels
 
@@ -129,6 +136,7 @@ def _run_add(x: Any, y: Any) -> Any:
 
 
 register_op(OpRow("add", run=_run_add))
+register_op(OpRow("einsum", run=_run_einsum))
 for _op in ("conv2d", "depthwise_conv2d", "conv3d"):
     register_op(OpRow(_op, macs=_conv_macs))
 for _op in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):

@@ -13,6 +13,12 @@ from paddleseg_slim.graph.ir import Graph, Node, Value, map_structure, slot_valu
 SKIPPED = frozenset({"pd_op.assert", "pd_op.assert_", "pd_op.print", "builtin.shadow_output", "pd_op.fetch"})
 """Ops without an effect on the outputs."""
 
+_WRITES = frozenset({"pd_op.set_value_", "pd_op.set_value_with_tensor_", "pd_op.index_put_", "pd_op.fill_"})
+"""Ops that write into their first input: ``x[:, 0] = 3``."""
+
+SINGLE_RESULT = frozenset({"einsum"})
+"""Ops whose further outputs are caches for the gradient, which some programs hide and some do not."""
+
 _DIALECTS = ("pd_op.", "custom_op.")
 
 NameNode = Callable[[Any, str], tuple[str, str]]
@@ -97,7 +103,7 @@ class ProgramReader:
         elif name == "builtin.combine":
             self._values[results[0].id] = [self._values[operand.id] for operand in operation.operands_source()]
         elif name == "builtin.split":
-            for result, value in zip(results, self._values[operation.operands_source()[0].id]):
+            for result, value in zip(results, self._values.get(operation.operands_source()[0].id, ())):
                 self._values[result.id] = value
         elif name == "builtin.slice":
             index = operation.attrs()["index"]
@@ -115,6 +121,8 @@ class ProgramReader:
         node = Node("", op, {}, {})
         for argument, operand in zip(operation.get_input_names(), operation.operands_source()):
             slot = self._values[operand.id] if operand is not None and operand.initialized() else None
+            if kinds.get(argument) == INTS and isinstance(slot, list) and len(slot) == 1:
+                slot = slot[0]  # old programs wrap the whole tensor of sizes in a list
             constant = self._as_constant(slot, kinds.get(argument, ""))
             if constant is None:
                 node.inputs[argument] = list(slot) if isinstance(slot, list) else slot
@@ -126,6 +134,8 @@ class ProgramReader:
                 node.attrs[attribute] = value
         node.layer, node.name = self._name_node(operation, op)
         self._outputs(operation, node, results)
+        if name in _WRITES and node.inputs:  # whoever reads what it wrote into gets what it made
+            self._values[operation.operands_source()[0].id] = node.out
         if op == "assign_value":  # filled in place: what was there before does not matter
             node.inputs.clear()
         if op in ("full", "full_int_array", "assign_value") and not node.inputs:
@@ -152,7 +162,7 @@ class ProgramReader:
     def _outputs(self, operation: Any, node: Node, results: list[Any]) -> None:
         intermediate = operation.get_output_intermediate_status()
         for name, result, hidden in zip(operation.get_output_names(), results, intermediate):
-            if hidden or not result.initialized():
+            if hidden or not result.initialized() or (node.outputs and node.op in SINGLE_RESULT):
                 continue
             full = node.name if not node.outputs else f"{node.name}:{name}"
             if result.is_combine() if hasattr(result, "is_combine") else False:
