@@ -36,10 +36,10 @@ def export_with_onnx(model: GraphLayer, folder: Path, task: Task, config: Config
         task=config.task,
     )
     if importlib.util.find_spec("onnx") is not None:
-        from paddleseg_slim.deploy.onnx import write_onnx
+        from paddleseg_slim.deploy.prepare import add_onnx
 
         try:
-            write_onnx(written.layer, folder / "model.onnx")
+            add_onnx(folder, written.layer)
         except UserError as error:
             runner.log("No ONNX file: %s %s", error.cause, error.remedy)
     return written

@@ -19,6 +19,7 @@ from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.description import Deploy, write_deploy
 from paddleseg_slim.deploy.evaluate import runtime_forward
 from paddleseg_slim.deploy.head import OUTPUT_DTYPES, with_head
+from paddleseg_slim.deploy.metadata import onnx_metadata
 from paddleseg_slim.deploy.runtimes import RuntimeInfo, RuntimeOptions, available_engines, load
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.errors import UserError
@@ -95,7 +96,7 @@ class Results:
         # for Paddle Inference the rounding stays a part of the program: exact, at the speed and size of float
         headed = with_head(model, self.task.logits, self.output_op)
         export_inference(headed, self.folder / "model")
-        self._description()
+        write_deploy(self.folder, self._deploy())
         notes, metrics, source = [placement.summary()], memory, "model"
         engine = next((name for name in placement.profile.engines if name in available_engines()), None)
         if engine is None:
@@ -119,12 +120,12 @@ class Results:
             output_op=self.output_op,
             logits=self.task.logits,
             int32_bias=int32_bias,
-            metadata={"class_names": list(self.task.class_names()), "output_op": self.output_op},
+            metadata=onnx_metadata(self._deploy()),
         )
 
-    def _description(self) -> None:
+    def _deploy(self) -> Deploy:
         shape = [-1, self.shape[1], -1, -1]
-        deploy = Deploy(
+        return Deploy(
             model="model.json",
             params="model.pdiparams",
             transforms=self.task.preprocess().describe()["transforms"],
@@ -136,7 +137,6 @@ class Results:
             task=self.config.task,
             onnx="model.onnx",
         )
-        write_deploy(self.folder, deploy)
 
     def _evaluate_file(self, model: GraphLayer, engine: str, notes: list[str]) -> Metrics:
         runtime = load(self.folder / "model.onnx", engine, RuntimeOptions(threads=self.threads))

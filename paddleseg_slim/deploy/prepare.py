@@ -61,15 +61,14 @@ def write_model_onnx(layer: Any, path: Path, source: Path | None = None, **optio
 def metadata_of(source: str | os.PathLike[str] | None) -> dict[str, Any]:
     """What the ``deploy.yaml`` of a model says, as metadata for an ONNX file; empty without one."""
     from paddleseg_slim.deploy.description import FILE_NAME, read_deploy
+    from paddleseg_slim.deploy.metadata import onnx_metadata
 
     if source is None:
         return {}
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     if not (folder / FILE_NAME).is_file():
         return {}
-    deploy, _ = read_deploy(Path(folder))
-    keys = ("task", "transforms", "output_op", "output_dtype", "class_names")
-    return {key: getattr(deploy, key) for key in keys if getattr(deploy, key)}
+    return onnx_metadata(read_deploy(folder)[0])
 
 
 def add_onnx(folder: str | os.PathLike[str], layer: Any, **options: Any) -> Path:
