@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddleseg_slim.cli import runner
+from paddleseg_slim.cli import runner, setup
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ def add_engine(parser: argparse.ArgumentParser, *names: str) -> None:
     """``--eval_engine``, also under the ``names`` given."""
     text = "what runs evaluations; auto (default): ONNX Runtime on a CPU where that is faster, else Paddle"
     parser.add_argument("--eval_engine", *names, dest="eval_engine", choices=ENGINES, default="auto", help=text)
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """Refuse mixed precision in an engine that has none of its own.
+
+    Raises:
+        UserError: ``--fp16`` and an ``--engine`` other than Paddle.
+    """
+    if setup.precision(args) == "fp16" and args.engine not in ("auto", "paddle"):
+        raise UserError(
+            f"--precision fp16 (--fp16) is Paddle's mixed precision, but --engine is {args.engine}.",
+            "Leave one of them out.",
+        )
 
 
 def best_executor(engine: str = "auto", threads: int = 0) -> Executor:

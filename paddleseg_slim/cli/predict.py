@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.refuse(args, _NOT_HERE)
     args.model_path = slim_section.need_model(args)
     pictures = find_pictures(args.image_path)
+    evaluation.check_engine(args)
     arguments.check_folder(args.save_dir)
     session = setup.start(args)
     from paddleseg_slim import config as configs
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     task = build_task(config)
     writer = task.writer(Path(args.save_dir), args.custom_color)
     settings = {**arguments.inference_settings(args, "aug_pred", {}), "aug_eval": args.aug_pred}
+    task.check_inference(settings)
     model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
     if setup.precision(args) == "fp16":
         forward = model_forward(model, autocast=args.amp_level)

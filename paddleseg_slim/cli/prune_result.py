@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from paddleseg_slim.cli import deployable, evaluation, report, runner
+from paddleseg_slim.cli import deployable, evaluation, report, runner, samples
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.export import ExportResult
@@ -26,7 +24,6 @@ from paddleseg_slim.train.loop import TrainResult
 
 ENGINES = ("onnxruntime", "openvino", "paddle")
 DENSE, PRUNED = "dense", "pruned"
-_SAMPLES = 4
 
 
 class Results:
@@ -78,9 +75,10 @@ class Results:
         for line in slow:
             runner.log("%s", line)
         known = stage.read_stage(self.folder)
-        samples = self._samples(model)
+        assert self._dense is not None
+        written = samples.write(self.folder, self.task, model_forward(model), model_forward(self._dense))
         notes = (*notes, *slow)
-        stage.write_stage(self.folder, replace(known, seconds=seconds, samples=samples, notes=notes))
+        stage.write_stage(self.folder, replace(known, seconds=seconds, samples=written, notes=notes))
         self._say(done)
         page = argparse.Namespace(run_dirs=[str(self.folder)], save_path=None, title="Pruning", open=False)
         report.run(page)
@@ -173,28 +171,3 @@ class Results:
                 "memory outweigh arithmetic."
             )
         return lines
-
-    def _samples(self, model: GraphLayer) -> tuple[str, ...]:
-        """Predictions before and after, for a few images of the validation set."""
-        from paddleseg_slim.report.samples import save_sample
-
-        data, names = self.task.val_dataset(), []
-        assert self._dense is not None
-        for index in range(min(_SAMPLES, len(data))):
-            sample = data[index]
-            image = np.asarray(sample["img"])
-            predicted = [self._classes(m, image) for m in (self._dense, model)]
-            label = np.asarray(sample["label"])
-            if label.shape != image.shape[-2:] or label.shape != predicted[0].shape:
-                return ()  # a classification, or labels of another size: the report shows the tables alone
-            path = self.folder / "samples" / f"{index}.npz"
-            path.parent.mkdir(exist_ok=True)
-            low, high = float(image.min()), float(image.max())
-            picture = ((image - low) / max(high - low, 1e-6) * 255).astype(np.uint8).transpose(1, 2, 0)
-            save_sample(path, picture[..., :3], predicted[1], predicted[0], label)
-            names.append(f"samples/{index}.npz")
-        return tuple(names)
-
-    def _classes(self, model: GraphLayer, image: np.ndarray) -> np.ndarray:
-        logits = np.asarray(self.task.logits(model_forward(model)(image[None])))
-        return logits.argmax(1)[0].astype(np.uint8)

@@ -42,6 +42,8 @@ def start(args: argparse.Namespace) -> Session:
     setup_logging()
     chosen = device.set_device(getattr(args, "device", None))
     device.check_precision(precision(args), chosen)
+    if precision(args) == "fp32" and getattr(args, "amp_level", "O1") != "O1":
+        raise UserError(f"--amp_level {args.amp_level} is given without --precision fp16.", "Add it, or leave it out.")
     threads = device.set_threads(getattr(args, "threads", None))
     import paddle
 

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from paddleseg_slim.cli import runner
+from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
     import paddle
 
     from paddleseg_slim.config import Config
+    from paddleseg_slim.graph.cost import Cost
     from paddleseg_slim.tasks.base import Task
     from paddleseg_slim.train.checkpoint import Checkpoint
     from paddleseg_slim.train.hooks import Hook
@@ -160,23 +164,30 @@ def fit(
 def write_stage(
     folder: Path, model: paddle.nn.Layer, task: Task, result: TrainResult, *, name: str = "train", kind: str = "train"
 ) -> None:
-    """Write ``stage.json``, what the report shows of a training.
+    """Write ``stage.json``, what the report shows of a training, with the MACs and predictions of the best model.
 
     Args:
         folder: of the run.
-        model: that was trained.
+        model: that was trained; it gets the best weights, if any were evaluated.
         task: it was trained for.
         result: of `fit`.
         name: of the stage.
         kind: of the stage (`report.stage.KINDS`).
     """
+    from paddleseg_slim.cli import samples
     from paddleseg_slim.deploy.runtimes.machine import describe_machine
     from paddleseg_slim.report import stage
+    from paddleseg_slim.train.evaluate import model_forward
     from paddleseg_slim.train.logging import read_curves
+    from paddleseg_slim.train.weights import load_weights
 
     best = result.best.get("metrics")
+    if best:
+        load_weights(model, folder / "best_model" / "model.pdparams")
     tags = {"Train/loss": "loss", f"Evaluate/{task.primary}": task.primary}
     curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags}
+    shape = (1, *np.asarray(task.train_dataset()[(0, 0)]["img"]).shape)
+    counted = _cost(model, task, shape)
     stage.write_stage(
         folder,
         stage.Stage(
@@ -184,10 +195,28 @@ def write_stage(
             kind=kind,
             command=shlex.join(["python", *sys.argv]),
             accuracy=stage.Accuracy(**best) if best else None,
-            params=sum(int(p.size) for p in model.parameters()),
+            params=counted.parameters if counted else sum(int(p.size) for p in model.parameters()),
+            macs=counted.macs if counted else None,
             files=stage.file_sizes(folder, f"{'best_model' if best else result.folder.name}/*.pdparams"),
             environment=describe_machine(),
+            samples=samples.write(folder, task, model_forward(model)) if best else (),
             seconds=result.seconds,
             curves=curves,
+            input_shape=shape,
         ),
     )
+
+
+def _cost(model: paddle.nn.Layer, task: Task, shape: tuple[int, ...]) -> Cost | None:
+    """Costs of ``model`` without its auxiliary heads; None, and a line in the log, if it cannot be captured."""
+    from paddleseg_slim.deploy.head import with_head
+    from paddleseg_slim.graph import GraphLayer, capture, cost
+
+    try:
+        size = (shape[2], shape[3])
+        known = isinstance(model, GraphLayer)
+        graph = model if known else capture(model, task.input_spec(), verify=False, fixed_size=size)
+        return cost(with_head(graph, task.logits, "none").eval_graph, [shape])
+    except UserError as error:
+        runner.log("MACs are not counted: %s", error.cause)
+        return None

@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.refuse(args, _NOT_HERE)
     args.model_path = slim_section.need_model(args)
     arguments.at_least(args, batch_size=1, num_workers=0)
+    evaluation.check_engine(args)
     session = setup.start(args)
     from paddleseg_slim import config as configs
     from paddleseg_slim.data.check import preflight
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     task = build_task(config)
     settings = arguments.inference_settings(args, "aug_eval", config.test_config)
     settings["auc_roc"] = args.auc_roc or settings.get("auc_roc", False)
+    task.check_inference(settings)
     dataset = getattr(task, f"{args.dataset}_dataset")()
     preflight(dataset, skip_bad=args.skip_bad)
     model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)

@@ -117,6 +117,18 @@ class Task(ABC):
             raise UserError(f"The task {self.name} has no setting {asked[0]}.", "Remove it from test_config or flags.")
         return forward
 
+    def check_inference(self, settings: Mapping[str, Any]) -> None:
+        """Check how to infer before anything is loaded.
+
+        Raises:
+            UserError: as `inference` does.
+        """
+
+        def nothing(images: np.ndarray) -> Any:
+            return images
+
+        self.inference(nothing, settings)
+
     def pictures(self, forward: Forward, count: int) -> dict[str, np.ndarray]:
         """Pictures of samples and their predictions by tag, uint8 ``[H, W, 3]``, for the log; none by default."""
         return {}

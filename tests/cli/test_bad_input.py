@@ -290,6 +290,34 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train_log.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--is_slide",), "needs crop_size"),
+        (("--crop_size", 32, 32), "without is_slide"),
+        (("--is_slide", "--crop_size", 16, 16, "--stride", 32, 32), "larger than crop_size"),
+        (("--flip_horizontal",), "without aug_eval"),
+        (("--scales", 0.5, 1.0), "without aug_eval"),
+        (("--aug_eval", "--scales", 0), "scales are [0.0]"),
+        (("--amp_level", "O2"), "without --precision fp16"),
+        (("--fp16", "--engine", "onnxruntime"), "--engine is onnxruntime"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("verb", ["val", "predict"])
+def test_flags_that_contradict_each_other_are_refused_before_anything_is_read(
+    verb: str, flags: tuple[Any, ...], message: str, place: Path, refused: _Refused
+) -> None:
+    """The weights do not exist, and that is not what is said."""
+    flags = tuple("--aug_pred" if flag == "--aug_eval" and verb == "predict" else flag for flag in flags)
+    (place / "a.png").write_bytes(b"")
+    pictures = ("--image_path", place / "a.png", "--save_dir", place / "pred") if verb == "predict" else ()
+    printed = refused(
+        verb, "--config", place / "tiny.yml", "--model_path", place / "absent.pdparams", *flags, *pictures
+    )
+    assert message in printed
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 def test_too_little_memory_is_said_with_a_suggestion(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_manifest_records_what_a_resume_must_share(finished: tuple[Path, Path, s
     stage = json.loads((out / "stage.json").read_text())
     assert stage["accuracy"]["primary"] == "mIoU"
     assert [step for step, _ in stage["curves"]["loss"]] == [2, 4, 6]
+    assert stage["input_shape"] == [1, 3, 32, 32] and 1e6 < stage["macs"] < 1e7  # 56.4 M at 128x128
+    assert all((out / name).is_file() for name in stage["samples"]) and len(stage["samples"]) == 4
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process there has no SIGINT of its own")
