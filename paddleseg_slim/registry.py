@@ -65,3 +65,12 @@ TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer")
 SCHEDULERS = Registry("learning-rate schedule")
 TASKS = Registry("task")
+
+OP_MODULES = {
+    "slim.fake_quant": "paddleseg_slim.quant.node",
+    "slim.train_quant": "paddleseg_slim.quant.quantizers",
+}
+"""The module that registers the row of an op of our own, for a process that loads a graph with the op in it.
+
+A fixed list: what a file says is never imported.
+"""

@@ -130,7 +130,7 @@ def _trace(
 ) -> Graph:
     """Trace one mode; parameters get their structured names, and ``tensors`` gains them."""
     try:
-        graph, stored = Tracer(layer, specs, shapes, names.values()).trace()
+        graph, stored, updates = Tracer(layer, specs, shapes, names.values()).trace()
     except SlimError:
         raise
     except Exception as error:  # whatever the model's own code raises on symbols
@@ -141,6 +141,10 @@ def _trace(
         tensors[value.name] = tensor
         parameters[value.name] = value
     graph.parameters = parameters
+    for tensor, value in updates:
+        name = names.setdefault(id(tensor), f"constants.{len(tensors)}")
+        tensors[name] = tensor
+        graph.updates[name] = value
     prune_guards(graph)
     remove_dead_nodes(graph)
     graph.check()
@@ -237,7 +241,7 @@ def _verify(layer: nn.Layer, captured: GraphLayer, inputs: Sequence[Any], traini
     """
     results = []
     for item in (layer, captured):
-        with _unchanged(layer), paddle.no_grad():
+        with _unchanged(layer), _unchanged(captured), paddle.no_grad():
             item.train() if training else item.eval()
             paddle.seed(0)
             try:
@@ -250,7 +254,8 @@ def _verify(layer: nn.Layer, captured: GraphLayer, inputs: Sequence[Any], traini
                         f"it does not run in train mode: {_reason(error)}", "Check the input size."
                     ) from error
                 raise UserError(f"its graph does not run: {_reason(error)}", "Capture it at a fixed size.") from error
-            statistics = [t.numpy() for t in layer.state_dict().values() if t.stop_gradient] if training else []
+            state = item.state_dict().values()
+            statistics = [tensor.numpy() for tensor in state if tensor.stop_gradient] if training else []
             results.append(outputs + statistics)
     mode, sizes = "train" if training else "eval", [list(tensor.shape) for tensor in inputs]
     for expected, got in zip(*results):

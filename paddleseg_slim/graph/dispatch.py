@@ -15,7 +15,7 @@ from typing import Any
 from paddleseg_slim import compat
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.ir import Node, Value
-from paddleseg_slim.graph.ops import row
+from paddleseg_slim.graph.ops import own_function
 
 TENSOR, INTS, SCALAR, DTYPE, PLACE, PLAIN = "tensor", "ints", "scalar", "dtype", "place", "plain"
 """Kinds of arguments: tensors, integers that may be computed, a number that may be computed, and constants."""
@@ -100,11 +100,11 @@ def call_of(node: Node) -> Call:
     Raises:
         UserError: this Paddle has no such op.
     """
-    own = row(node.op)
-    if own is not None and own.run is not None:
+    own = own_function(node)
+    if own is not None:
         kinds = dict(declared_arguments(node.op) or ())
         arguments = tuple((name, kinds.get(name, kind)) for name, kind in _own_arguments(node))
-        return Call(own.run, arguments, True)
+        return Call(own, arguments, True)
     function = compat.op_function(node.op)
     if function is None:
         raise UserError(

@@ -66,6 +66,7 @@ def replace_value(graph: Graph, old: Value, new: Value, users: Iterable[Node] | 
     if users is None:
         graph.outputs = map_structure(lambda leaf: new if leaf is old else leaf, graph.outputs)
         graph.guards = [(new if value is old else value, expected) for value, expected in graph.guards]
+        graph.updates = {name: new if value is old else value for name, value in graph.updates.items()}
     graph.touch()
 
 
@@ -88,8 +89,8 @@ def remove_node(graph: Graph, node: Node, argument: str | None = None) -> None:
 
 
 def remove_dead_nodes(graph: Graph) -> int:
-    """Remove nodes and parameters that no output and no guard needs; returns how many nodes went."""
-    kept = [*graph.output_values(), *(value for value, _ in graph.guards)]
+    """Remove nodes and parameters that no output, update or guard needs; returns how many nodes went."""
+    kept = graph.kept_values()
     needed = graph.ancestors(kept)
     removed = len(graph.nodes) - len(needed)
     graph.nodes = needed

@@ -56,7 +56,7 @@ class PaddleExecutor:
     def prepare(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> Runner:
         """Bind the calls of ``graph`` to ``tensors`` (arrays or Paddle tensors, the latter shared)."""
         table = {name: _tensor(tensors[name]) for name in graph.parameters}
-        plan = Plan(graph)
+        plan = Plan(graph, graph.output_values())
         parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]
 
         def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -131,6 +131,8 @@ class Graph:
         outputs: nested list / tuple / dict with values (or plain constants such as None) as leaves.
         parameters: name -> value of every stored tensor that is read: weights, statistics, fixed tensors.
         guards: (value computed from shapes, what it was when captured): a graph is right only where they hold.
+        updates: name of a stored tensor -> the value it gets after a run (a counter, a moving average that the model
+            keeps itself; batch normalisation moves its statistics in its op).
     """
 
     def __init__(self, inputs: list[Value], outputs: Any = None) -> None:
@@ -139,6 +141,7 @@ class Graph:
         self.outputs = outputs
         self.parameters: dict[str, Value] = {}
         self.guards: list[tuple[Value, Any]] = []
+        self.updates: dict[str, Value] = {}
         self.version = 0
         self._index: tuple[int, dict[Value, list[Node]], dict[str, Node], dict[str, Value]] | None = None
 
@@ -187,6 +190,10 @@ class Graph:
         """The output values in the order of the flattened output structure."""
         return [leaf for leaf in flatten(self.outputs) if isinstance(leaf, Value)]
 
+    def kept_values(self) -> list[Value]:
+        """Everything that a run must make: outputs, updates of stored tensors, and what the guards compare."""
+        return [*self.output_values(), *self.updates.values(), *(value for value, _ in self.guards)]
+
     def is_output(self, value: Value) -> bool:
         """Whether ``value`` is an output of the graph."""
         return any(leaf is value for leaf in flatten(self.outputs))
@@ -221,7 +228,7 @@ class Graph:
         value_names = [value.name for value in known]
         if len(set(value_names)) != len(value_names):
             raise InvalidGraph("two values have one name")
-        for value in [*self.output_values(), *(value for value, _ in self.guards)]:
+        for value in self.kept_values():
             if value not in known:
                 raise InvalidGraph(f"output {value!r} is not made by the graph")
 

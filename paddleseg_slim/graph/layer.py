@@ -169,8 +169,13 @@ class GraphLayer(nn.Layer):
         if paddle.in_dynamic_mode():
             plan, parameters = self._plan()
             results = dict(zip(plan.wanted, plan.run(inputs, parameters)))
+            for name, value in graph.updates.items():  # not in place: the backward pass may need the old one
+                table, leaf = self._table(name)
+                table[leaf] = results[value].detach()
         else:
             results = run_static(graph, inputs, {name: self.tensor(name) for name in graph.parameters})
+            for name, value in graph.updates.items():
+                setattr(*self._places[name], results[value])
         return map_structure(lambda leaf: results[leaf] if isinstance(leaf, Value) else leaf, graph.outputs)
 
     def __getstate__(self) -> dict[str, Any]:

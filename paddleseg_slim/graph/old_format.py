@@ -16,7 +16,7 @@ from paddleseg_slim.compat_old import OldDeclaration, OldProgram, old_declaratio
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.ir import Graph, Node, Value, slot_values
 from paddleseg_slim.graph.old_ops import OLD_OPS, OldOp
-from paddleseg_slim.graph.ops import row
+from paddleseg_slim.graph.ops import own_function
 
 _WITHOUT_MEANING = frozenset({"force_cpu", "place", "fix_seed", "seed", "asvector", "use_gpudnn"})
 """Attributes that change nothing at inference: left out where an old op lacks them."""
@@ -59,10 +59,10 @@ def _refusal(node: Node, reason: str) -> UserError:
 
 def _write(program: OldProgram, node: Node, variables: dict[Value, Any]) -> None:
     """Add one node; ``variables`` gains its outputs."""
-    own = row(node.op)
+    own = own_function(node)
     try:
-        if node.op not in OLD_OPS and own is not None and own.run is not None:
-            _write_own(own.run, node, variables)
+        if node.op not in OLD_OPS and own is not None:
+            _write_own(own, node, variables)
         else:
             _write_old(program, node, variables)
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:  # what Paddle says of a wrong op

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from paddleseg_slim.graph.ir import Node
+from paddleseg_slim.channel_add import add_channels
+from paddleseg_slim.graph.ir import Node, Value
+from paddleseg_slim.registry import OP_MODULES
 
 Shape = tuple[int, ...]
 CostRule = Callable[[Node, Callable[[Any], Shape]], int]
@@ -27,23 +29,19 @@ class OpRow:
         op: its name in the graph.
         run: function of its inputs and attributes by name, returning a tensor or a tuple of them; None: Paddle's own.
             Under a program guard it must build ops, so write it with Paddle's functions.
+        applies: nodes that ``run`` is for; None: all of this op.
         macs: the cost rule; None: no multiply-accumulates.
         channels: the channel rule of the pruner, opaque here.
     """
 
     op: str
     run: Callable[..., Any] | None = None
+    applies: Callable[[Node], bool] | None = None
     macs: CostRule | None = None
     channels: Any = None
 
 
 _TABLE: dict[str, OpRow] = {}
-
-_REGISTERED_BY = {
-    "slim.fake_quant": "paddleseg_slim.quant.node",
-    "slim.train_quant": "paddleseg_slim.quant.quantizers",
-}
-"""Ops of our own whose row comes with a module: imported when a loaded graph has the op."""
 
 
 def register_op(item: OpRow) -> OpRow:
@@ -66,10 +64,18 @@ def extend_op(op: str, *, channels: Any = None, macs: CostRule | None = None) ->
 
 
 def row(op: str) -> OpRow | None:
-    """The row of ``op``; None when the table lacks it."""
-    if op not in _TABLE and op in _REGISTERED_BY:
-        importlib.import_module(_REGISTERED_BY[op])
+    """The row of ``op``; None when the table lacks it. `registry.OP_MODULES` says which module brings one."""
+    if op not in _TABLE and op in OP_MODULES:
+        importlib.import_module(OP_MODULES[op])
     return _TABLE.get(op)
+
+
+def own_function(node: Node) -> Callable[..., Any] | None:
+    """The function that runs ``node`` instead of Paddle's own, if there is one."""
+    known = row(node.op)
+    if known is None or (known.applies is not None and not known.applies(node)):
+        return None
+    return known.run
 
 
 def rows() -> Sequence[OpRow]:
@@ -129,13 +135,15 @@ def _run_einsum(x: Any, equation: str) -> Any:
     return paddle._C_ops.einsum(x, equation)[0]
 
 
-def _run_add(x: Any, y: Any) -> Any:
-    from paddleseg_slim.channel_add import add_channels
+def _adds_channels(node: Node) -> bool:
+    """Whether an addition adds a number a channel to an image."""
+    x, y = node.inputs.get("x"), node.inputs.get("y")
+    if not isinstance(x, Value) or not isinstance(y, Value) or len(x.shape) != 4 or len(y.shape) != 4:
+        return False
+    return y.shape[0] == 1 and y.shape[2:] == (1, 1) and y.shape[1] != 1
 
-    return add_channels(x, y)
 
-
-register_op(OpRow("add", run=_run_add))
+register_op(OpRow("add", run=add_channels, applies=_adds_channels))
 register_op(OpRow("einsum", run=_run_einsum))
 for _op in ("conv2d", "depthwise_conv2d", "conv3d"):
     register_op(OpRow(_op, macs=_conv_macs))

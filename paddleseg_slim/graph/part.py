@@ -64,7 +64,7 @@ def split(graph: Graph, changed: Iterable[Value]) -> tuple[Graph, Graph]:
     """
     changed = list(dict.fromkeys(changed))
     activations = [value for value in changed if value not in graph.parameters.values()]
-    cheap = _from_parameters(graph) | {value for node in host_nodes(graph) for value in node.output_values()}
+    cheap = cheap_values(graph)
     again = {value for node in graph.dependents(changed) for value in node.output_values()} | cheap
     needed = [value for value in graph.output_values() if value in again - cheap or value in activations]
     stop = [value for value in graph.values() if value not in again] + activations
@@ -73,6 +73,11 @@ def split(graph: Graph, changed: Iterable[Value]) -> tuple[Graph, Graph]:
         frontier.update(dict.fromkeys(value for value in node.input_values() if value not in again))
     given = [value for value in frontier if graph.parameter_name(value) is None]
     return extract(graph, graph.inputs, given), extract(graph, given, needed)
+
+
+def cheap_values(graph: Graph) -> set[Value]:
+    """Values computed from shapes or from parameters alone: a part that reads them computes them itself."""
+    return _from_parameters(graph) | {value for node in host_nodes(graph) for value in node.output_values()}
 
 
 def _from_parameters(graph: Graph) -> set[Value]:

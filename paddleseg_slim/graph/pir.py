@@ -13,8 +13,14 @@ from paddleseg_slim.graph.ir import Graph, Node, Value, map_structure, slot_valu
 SKIPPED = frozenset({"pd_op.assert", "pd_op.assert_", "pd_op.print", "builtin.shadow_output", "pd_op.fetch"})
 """Ops without an effect on the outputs."""
 
-_WRITES = frozenset({"pd_op.set_value_", "pd_op.set_value_with_tensor_", "pd_op.index_put_", "pd_op.fill_"})
-"""Ops that write into their first input: ``x[:, 0] = 3``."""
+_WRITES = {
+    "pd_op.set_value_": 0,
+    "pd_op.set_value_with_tensor_": 0,
+    "pd_op.index_put_": 0,
+    "pd_op.fill_": 0,
+    "pd_op.assign_out_": 1,
+}
+"""Ops that write into an input, and which: ``x[:, 0] = 3``."""
 
 SINGLE_RESULT = frozenset({"einsum"})
 """Ops whose further outputs are caches for the gradient, which some programs hide and some do not."""
@@ -51,6 +57,8 @@ class ProgramReader:
         self.graph = Graph([])
         self.stored: dict[int, Value] = {}
         """Values of ``builtin.parameter`` operations, by id, not named yet."""
+        self.updates: dict[Value, Value] = {}
+        """Stored tensor -> what the program writes into it."""
         self.fetched: list[Any] = []
         """Values that the program hands out, in order."""
         self._name_node = name_node
@@ -134,8 +142,8 @@ class ProgramReader:
                 node.attrs[attribute] = value
         node.layer, node.name = self._name_node(operation, op)
         self._outputs(operation, node, results)
-        if name in _WRITES and node.inputs:  # whoever reads what it wrote into gets what it made
-            self._values[operation.operands_source()[0].id] = node.out
+        if name in _WRITES:
+            self._write(operation.operands_source()[_WRITES[name]], node.out)
         if op == "assign_value":  # filled in place: what was there before does not matter
             node.inputs.clear()
         if op in ("full", "full_int_array", "assign_value") and not node.inputs:
@@ -143,6 +151,13 @@ class ProgramReader:
             integral = node.out.dtype.startswith(("int", "uint"))
             self._constants[node.out] = (map_structure(int, held) if integral else held,)
         return node
+
+    def _write(self, target: Any, made: Value) -> None:
+        """Whoever reads what an op wrote into gets what it made."""
+        producer = target.get_defining_op()
+        self._values[target.id] = made
+        if producer is not None and producer.name() == "builtin.parameter":
+            self.updates[self.stored[target.id]] = made
 
     def _as_constant(self, slot: Any, kind: str) -> tuple[Any] | None:
         """The Python constant for an integer or number argument, when no input decides it."""

@@ -84,14 +84,14 @@ _Bound = list[tuple[Any, ...]]
 
 
 class Plan:
-    """The calls that make ``wanted`` values (the outputs by default) from the inputs of a graph.
+    """The calls that make ``wanted`` values (by default the outputs, then the updates) from the inputs of a graph.
 
     Values are freed after their last use. What depends on the input shapes alone is computed once an input size.
     """
 
     def __init__(self, graph: Graph, wanted: Sequence[Value] | None = None) -> None:
         self.version = graph.version
-        self.wanted = graph.output_values() if wanted is None else list(wanted)
+        self.wanted = [*graph.output_values(), *graph.updates.values()] if wanted is None else list(wanted)
         self._guards = list(graph.guards)
         nodes = graph.ancestors([*self.wanted, *(value for value, _ in self._guards)], graph.inputs)
         self._host = {value for node in host_nodes(graph) for value in node.output_values()}
@@ -128,6 +128,9 @@ class Plan:
             self._steps.append(Step(_host_function(node), reads, None, self._slot(node.out), True))
             return
         call = call_of(node)
+        if node.op == "assign_value" and not node.inputs:  # made once: numbers from Python are slow to copy
+            self._template[self._slot(node.out)] = build(node, call, None)
+            return
         reads = []
         for name, kind in call.arguments:
             slot = node.inputs.get(name)

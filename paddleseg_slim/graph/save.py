@@ -18,7 +18,9 @@ from paddleseg_slim.graph.serial import graph_to_dict
 from paddleseg_slim.version import __version__
 
 FORMAT = "paddleseg_slim.graph"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 2 has updates of stored tensors; a graph without them is written as version 1, which older readers take."""
+
 GRAPH, WEIGHTS, RECORD = "graph.json", "weights.safetensors", "compression.json"
 
 
@@ -28,6 +30,7 @@ def save(layer: GraphLayer, path: str | os.PathLike[str]) -> Path:
     Returns:
         the folder.
     """
+    version = FORMAT_VERSION if any(graph.updates for graph in layer.graphs) else 1
     with atomic_folder(path) as folder:
         tensors, arrays = describe_tensors(layer)
         save_file(arrays, str(folder / WEIGHTS))
@@ -35,7 +38,7 @@ def save(layer: GraphLayer, path: str | os.PathLike[str]) -> Path:
             folder / GRAPH,
             {
                 "format": FORMAT,
-                "format_version": FORMAT_VERSION,
+                "format_version": version,
                 "package_version": __version__,
                 "origin": layer.origin,
                 "weights_sha256": sha256(folder / WEIGHTS),
@@ -44,7 +47,7 @@ def save(layer: GraphLayer, path: str | os.PathLike[str]) -> Path:
                 "eval": graph_to_dict(layer.eval_graph),
             },
         )
-        write_json(folder / RECORD, {"format_version": FORMAT_VERSION, "record": layer.record})
+        write_json(folder / RECORD, {"format_version": 1, "record": layer.record})
     return Path(path)
 
 

@@ -60,6 +60,7 @@ def graph_to_dict(graph: Graph) -> dict[str, Any]:
         "nodes": nodes,
         "outputs": _encode(graph.outputs),
         "guards": [[value.name, expected] for value, expected in graph.guards],
+        **({"updates": {name: value.name for name, value in graph.updates.items()}} if graph.updates else {}),
     }
 
 
@@ -94,4 +95,5 @@ def graph_from_dict(data: dict[str, Any]) -> Graph:
         graph.nodes.append(node)
     graph.outputs = _decode(data["outputs"], values)
     graph.guards = [(values[name], expected) for name, expected in data["guards"]]
+    graph.updates = {name: values[made] for name, made in data.get("updates", {}).items()}
     return graph

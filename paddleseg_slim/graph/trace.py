@@ -126,13 +126,15 @@ class Tracer:
         self._shape_cache: dict[tuple[int, int], Any] = {}
         self._kept: list[Any] = []
         self._guards: list[tuple[Any, Any]] = []
+        self._replaced: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._run: ShapeRun | None = None
 
-    def trace(self) -> tuple[Graph, list[tuple[Value, Any]]]:
+    def trace(self) -> tuple[Graph, list[tuple[Value, Any]], list[tuple[Any, Value]]]:
         """Run the layer symbolically.
 
         Returns:
-            the graph, with ``parameters`` still empty; and the value and the tensor of each.
+            the graph, with ``parameters`` still empty; the value and the tensor of each; and the tensors that the
+            layer replaces or writes into, with what they become.
 
         Raises:
             UserError: a decision depends on data, or the program holds what a graph cannot.
@@ -157,7 +159,16 @@ class Tracer:
         graph.guards = [(self._reader.value(value), expected) for value, expected in self._guards]
         read = self._reader.stored
         stored = [(read[key], tensor) for key, tensor in tensors.items() if key in read]
-        return graph, stored
+        return graph, stored, self._updates(dict(stored))
+
+    def _updates(self, stored: dict[Value, Any]) -> list[tuple[Any, Value]]:
+        """Tensors with their new values; a plain attribute counts only when the model reads what it held before."""
+        read = {id(tensor) for tensor in stored.values()}
+        found = {id(stored[value]): (stored[value], made) for value, made in self._reader.updates.items()}
+        for tensor, value in self._replaced.values():
+            if tensor.persistable or id(tensor) in read:
+                found[id(tensor)] = (tensor, self._reader.value(value))
+        return list(found.values())
 
     def _structure(self, outputs: Any) -> Any:
         if isinstance(outputs, dict):
@@ -193,8 +204,12 @@ class Tracer:
         def assign(layer: nn.Layer, name: str, value: Any) -> None:
             if not isinstance(value, compat.PirValue):
                 return original_assign(layer, name, value)
+            held = layer._buffers.get(name, layer.__dict__.get(name))
             for table in (layer._parameters, layer._buffers):  # Paddle would write into the tensor that stood there
                 table.pop(name, None)
+            if isinstance(held, paddle.Tensor) or (id(layer), name) in self._replaced:
+                tensor = self._replaced.get((id(layer), name), (held,))[0]
+                self._replaced[id(layer), name] = (tensor, value)
             object.__setattr__(layer, name, value)
             return None
 
