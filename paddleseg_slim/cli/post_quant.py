@@ -24,6 +24,10 @@ FLOAT_SHARE = 0.045
 """Most of the MACs that ``--keep-float auto`` may leave in float, besides what stays so anyway."""
 
 
+RECONSTRUCTION_IMAGES = 256
+"""Images of a reconstruction, if the list has them: deep layers have many weights and see few positions an image."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``ptq.py`` and what this package adds."""
     arguments.add_config(parser)
@@ -99,9 +103,14 @@ class _Run:
             self._analyze(calibration)
         layer = calibration.quantized(self.settings.choice)
         if self.args.reconstruct:
-            images = self._batches(calibration.images)
             report = reconstruct(
-                layer, calibration.layer, images, self.args.reconstruct, executor=self.executor, seed=self.args.seed
+                layer,
+                calibration.layer,
+                self._batches(max(calibration.images, RECONSTRUCTION_IMAGES)),
+                self.args.reconstruct,
+                executor=self.executor,
+                seed=self.args.seed,
+                int32_bias=calibration.placement.profile.bias == "int32",
             )
             runner.log("Reconstruction: %s", report.line())
         memory = self.results.score(layer, "Quantized model")

@@ -1,62 +1,74 @@
-"""Choose for each weight whether it is rounded up or down by what its layer puts out (AdaRound, Nagel et al. 2020).
+"""Choose the integers of the weights by what layers and blocks put out, on a few hundred images, without labels.
 
-Layer by layer, in the order of the graph, a continuous variable for each weight (eq. 23) is trained so that the layer
-on the *quantized* model's inputs gives what the float layer gives on the float model's (asymmetric reconstruction,
-eq. 25), while a regularizer (eq. 24) drives the variables to 0 or 1. As in QDrop (Wei et al. 2022) a random half of
-the input elements is taken from the float model, which makes the result flatter around the calibration images.
+Two walks over the model, each in the order of the graph and on the *quantized* model's activations, so that a layer
+makes up for the errors before it:
+
+1. layer by layer, coordinate descent on the squared error of the output (`descent`): no gradients, a second a layer;
+2. while time is left, block by block, AdaRound (Nagel et al. 2020) on the output of a block as in BRECQ (Li et al.
+   2021), from the integers of the first walk. As in QDrop (Wei et al. 2022) a random half of the input elements is
+   taken from the float model, which makes the result flatter around the calibration images.
+
+Only the activations alive between two blocks are kept, so both models run once over the images in each walk, whatever
+the number of blocks. A choice is kept only if it is better on images that it was not made from.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import paddle
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import Executor, Graph, GraphLayer, Node, PaddleExecutor, Value, extract
-from paddleseg_slim.graph.run import Plan
-from paddleseg_slim.quant.insert import quantizer_of
-from paddleseg_slim.quant.node import Grid, along
-from paddleseg_slim.quant.placement import WEIGHT_ARGUMENT, activation_of, weight_of
+from paddleseg_slim.graph import Executor, GraphLayer, Node, PaddleExecutor, extract
+from paddleseg_slim.quant import descent
+from paddleseg_slim.quant.blocks import Block, find_blocks
+from paddleseg_slim.quant.insert import round_biases
+from paddleseg_slim.quant.placement import activation_of, bias_name, weight_of
+from paddleseg_slim.quant.rounding import Arrays, BlockFunction, RoundedWeight, RoundingTrainer, weight_quantizer
 
-_ZETA, _GAMMA = 1.1, -0.1
-"""Stretch of the sigmoid (eq. 23)."""
+STEPS = 400
+"""Most training steps of a block."""
 
-STEPS = 300
-"""Most training steps of a layer."""
+_BATCH = 32
+_ELEMENTS = 1 << 20
+"""Most elements of one step's inputs and outputs."""
 
-IMAGES = 16
-"""Images that a layer is trained on, chosen anew for each."""
-
-_WARMUP = 0.2
-_REGULARIZATION = 0.01
-_BATCH = 8
-_ELEMENTS = 1 << 22
-"""Most elements of one step's input: larger images are taken in smaller batches."""
+_KEPT = 1 << 26
+"""Most elements of the activations kept between two blocks; more images than that are left out."""
 
 
 @dataclass
 class Report:
-    """What a reconstruction did.
+    """What a reconstruction did. Errors are on images that nothing was chosen by.
 
     Attributes:
-        errors: layer -> mean squared error of its output, rounded to nearest and as chosen.
+        layers: layer -> squared error of its output before and after the descent.
+        blocks: first layer of a block -> error of the block's outputs, as a share of their power, before and after
+            the training.
         left_out: layers that the time did not suffice for.
+        images: how many images were used.
     """
 
-    errors: dict[str, tuple[float, float]] = field(default_factory=dict)
+    layers: dict[str, tuple[float, float]] = field(default_factory=dict)
+    blocks: dict[str, tuple[float, float]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    images: int = 0
 
     def line(self) -> str:
         """A sentence."""
-        ratios = [after / before for before, after in self.errors.values() if before > 0]
-        middle = f"{np.median(ratios):.2f} of that of rounding to nearest" if ratios else "not measured"
         rest = f"; no time for {len(self.left_out)}" if self.left_out else ""
-        return f"{len(self.errors)} layers, median output error {middle}{rest}"
+        return (
+            f"{len(self.layers)} layers, median error {_median(self.layers)} of that of rounding to nearest; "
+            f"{len(self.blocks)} blocks trained, to {_median(self.blocks)} of theirs; {self.images} images{rest}"
+        )
+
+
+def _median(errors: Mapping[str, tuple[float, float]]) -> str:
+    ratios = [after / before for before, after in errors.values() if before > 0]
+    return f"{np.median(ratios):.2f}" if ratios else "-"
 
 
 def reconstruct(
@@ -68,136 +80,154 @@ def reconstruct(
     executor: Executor | None = None,
     steps: int = STEPS,
     seed: int = 0,
+    int32_bias: bool = False,
 ) -> Report:
-    """Choose the rounding of every quantized weight of ``layer``, in place.
+    """Choose the integers of every quantized weight of ``layer``, and its biases, in place.
 
     Args:
         layer: the quantized model; its weights become exact multiples of their scales.
         model: the float model that it was made of, with the same node names.
-        batches: calibration images, float32 ``[N, C, H, W]``.
-        seconds: time budget for all layers; layers beyond it keep rounding to nearest.
-        executor: for the passes that collect inputs; Paddle's when None.
-        steps: most steps of a layer.
+        batches: calibration images, float32 ``[N, C, H, W]``; those of the first one's size count.
+        seconds: time budget; layers beyond it keep rounding to nearest.
+        executor: for the passes over the images; Paddle's when None.
+        steps: most training steps of a block; 0 trains none.
         seed: of the choice of images and elements.
+        int32_bias: round the biases to the steps of their accumulators at the end (`profiles.Profile.bias`).
 
     Raises:
-        UserError: the budget is not above 0, or there are no images.
+        UserError: the budget is not above 0, or there are fewer than two images.
     """
-    if seconds <= 0 or not batches:
+    images = np.concatenate([b for b in batches if b.shape[1:] == batches[0].shape[1:]]) if len(batches) else None
+    if seconds <= 0 or images is None or len(images) < 2:
         raise UserError(f"Reconstruction with {seconds} s and {len(batches)} batches.", "Give time and images.")
-    executor = executor or PaddleExecutor()
-    rng = np.random.default_rng(seed)
-    images = np.concatenate([b for b in batches if b.shape[1:] == batches[0].shape[1:]])
-    nodes = [node for node in layer.eval_graph.nodes if _is_quantized(node)]
-    report, end = Report(), time.monotonic() + seconds
-    for index, node in enumerate(nodes):
-        left = end - time.monotonic()
-        if left <= 0:
-            report.left_out.append(node.name)
-            continue
-        stop = time.monotonic() + left / (len(nodes) - index)
-        source = model.eval_graph.node(node.name)
-        chosen = images[rng.permutation(len(images))[: max(1, min(len(images), IMAGES))]]
-        target_in, target = _values(model, [activation_of(source), source.out], chosen, executor)
-        (given,) = _values(layer, [activation_of(node)], chosen, executor)
-        before, after = _reconstruct_layer(layer, node, given, target_in, target, stop, steps, rng)
-        report.errors[node.name] = before, after
-    return report
+    run = _Reconstruction(layer, model, images, executor or PaddleExecutor(), seed)
+    end = time.monotonic() + seconds
+    run.descend(end)
+    if steps > 0:
+        run.train(end, steps)
+    if int32_bias:
+        round_biases(layer)
+    return run.report
 
 
-def _is_quantized(node: Node) -> bool:
-    return node.op in WEIGHT_ARGUMENT and quantizer_of(node.value(WEIGHT_ARGUMENT[node.op])) is not None
+def quantized_layers(layer: GraphLayer) -> list[str]:
+    """Names of the layers whose weight has a quantizer."""
+    return [node.name for node in layer.eval_graph.nodes if weight_quantizer(node) is not None]
 
 
-def _values(model: GraphLayer, wanted: Sequence[Value], images: np.ndarray, executor: Executor) -> list[np.ndarray]:
-    graph = model.eval_graph
-    name = graph.inputs[0].name
-    computed = [value for value in wanted if value.name != name]
-    found: dict[str, list[np.ndarray]] = {value.name: [] for value in computed}
-    if computed:
-        part = extract(graph, graph.inputs, computed)
-        runner = executor.prepare(part, {key: model.tensor(key).numpy() for key in part.parameters})
-        for start in range(0, len(images), _BATCH):
-            for key, array in runner({name: images[start : start + _BATCH]}).items():
-                found[key].append(array)
-    return [images if value.name == name else np.concatenate(found[value.name]) for value in wanted]
+class _Reconstruction:
+    """Walks through the blocks of both models with the activations that are alive."""
 
+    def __init__(self, layer: GraphLayer, model: GraphLayer, images: np.ndarray, executor: Executor, seed: int) -> None:
+        self.layer, self.model, self.executor, self.seed = layer, model, executor, seed
+        self.rng = np.random.default_rng(seed)
+        self.names = quantized_layers(layer)
+        self.input = model.eval_graph.inputs[0].name
+        self.singles = find_blocks(model.eval_graph, self.names, most=1)
+        self.images = images[self.rng.permutation(len(images))[: self._count(images)]]
+        self.report = Report(images=len(self.images))
 
-class _Layer:
-    """One layer as a function of its input and its weight.
+    def _count(self, images: np.ndarray) -> int:
+        """How many images the activations of the widest cut leave room for."""
+        alive, largest = {self.input: images[:1]}, images[0].size
+        for block in self.singles:
+            alive = self._forward(self.model, block, alive)
+            largest = max(largest, sum(array.size for array in alive.values()))
+        return int(np.clip(_KEPT // largest, 2, len(images)))
 
-    The node is cut out of the graph with its attributes; the weight is fed, so that a gradient reaches it.
-    """
+    def descend(self, end: float) -> None:
+        """Layer by layer."""
+        exact: Arrays = {self.input: self.images}
+        given = exact
+        uses = Counter(weight_of(self.layer.eval_graph.node(name)).name for name in self.names)
+        for block in self.singles:
+            if time.monotonic() > end:
+                self.report.left_out += block.layers
+                continue
+            for name in block.layers:
+                node = self.model.eval_graph.node(name)
+                if descent.can_descend(node) and uses[weight_of(node).name] == 1:
+                    self._descend(node, block, given, exact)
+            given, exact = self._forward(self.layer, block, given), self._forward(self.model, block, exact)
 
-    def __init__(self, graph: Graph, node: Node) -> None:
-        weight = node.value(WEIGHT_ARGUMENT[node.op])
-        x = activation_of(node)
-        part = extract(graph, [x, weight], [node.out])
-        self._plan = Plan(part)
-        self._order = [value.name for value in part.inputs]
-        self._names = {x.name: "x", weight.name: "weight"}
+    def _descend(self, node: Node, block: Block, given: Arrays, exact: Arrays) -> None:
+        """Choose the integers and the bias of one layer, if they are better on samples that they do not come from."""
+        graph, name = self.layer.eval_graph, node.name
+        weight = RoundedWeight.of(self.layer, self.model, name)
+        assert weight is not None
+        reads = activation_of(node).name, activation_of(graph.node(name)).name
+        arrays = [
+            self._values(model, block, alive, [value])[value]
+            for model, alive, value in zip((self.model, self.layer), (exact, given), reads)
+        ]
+        samples = descent.product_samples(node, arrays, weight.exact.shape, self.seed)
+        order = self.rng.permutation(len(samples[0]))
+        held, used = order[: len(order) // 8], order[len(order) // 8 :]
+        bias = bias_name(self.model.eval_graph, node)
+        moments = descent.Moments.of(*(array[used] for array in samples), centred=bias is not None)
+        scale = np.broadcast_to(weight.scale, weight.exact.shape)
+        rows, start, steps = (descent.as_rows(node, a) for a in (weight.exact, weight.present, scale))
+        chosen = descent.descend(rows, start, steps[..., :1], moments, weight.grid)
+        first, second = (array[held] for array in samples)
+        before, after = (descent.output_error(rows, item, first, second, moments) for item in (start, chosen))
+        self.report.layers[name] = before, min(before, after)
+        if after >= before:
+            return
+        self.layer.set_tensor(weight.name, descent.from_rows(node, chosen, weight.exact.shape).astype("float32"))
+        if bias is not None:
+            old = self.model.tensor(bias).numpy()
+            shift = descent.bias_shift(rows, chosen, moments)
+            self.layer.set_tensor(bias, (old.reshape(-1) + shift).reshape(old.shape).astype(old.dtype))
 
-    def __call__(self, x: Any, weight: Any) -> Any:
-        given = {"x": x, "weight": weight}
-        return self._plan.run([given[self._names[name]] for name in self._order], [])[0]
+    def train(self, end: float, steps: int) -> None:
+        """Block by block."""
+        blocks = find_blocks(self.model.eval_graph, self.names)
+        exact: Arrays = {self.input: self.images}
+        given, done = exact, set(self.report.left_out)
+        for index, block in enumerate(blocks):
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            target = self._forward(self.model, block, exact)
+            stop = time.monotonic() + left / (len(blocks) - index)
+            done |= self._train(block, given, exact, target, stop, steps, done)
+            given, exact = self._forward(self.layer, block, given), target
 
+    def _train(
+        self,
+        block: Block,
+        given: Arrays,
+        exact: Arrays,
+        target: Arrays,
+        stop: float,
+        steps: int,
+        done: Collection[str],
+    ) -> set[str]:
+        """Train a block; returns the names of its weights."""
+        function = BlockFunction(self.layer, self.model, block, done)
+        if function.weights:
+            names = [*((given, name) for name in function.reads), *((target, name) for name in block.outputs)]
+            size = sum(arrays[name][0].size for arrays, name in names)
+            batch = max(1, min(_BATCH, _ELEMENTS // size))
+            trainer = RoundingTrainer(function, given, exact, target, batch, self.rng)
+            self.report.blocks[block.layers[0]] = trainer.run(steps, stop)
+        return {weight.name for weight in function.weights}
 
-def _reconstruct_layer(
-    layer: GraphLayer,
-    node: Node,
-    given: np.ndarray,
-    float_given: np.ndarray,
-    target: np.ndarray,
-    stop: float,
-    steps: int,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Train the rounding of one layer; returns the errors of rounding to nearest and of the choice, and keeps it if
-    it is better."""
-    quantizer = quantizer_of(node.value(WEIGHT_ARGUMENT[node.op]))
-    assert quantizer is not None
-    grid, name = Grid.of(quantizer), weight_of(node).name
-    array = layer.tensor(name).numpy()
-    step = along(layer.tensor(quantizer.value("scale").name).numpy(), grid.axis, array.ndim)
-    floor = np.floor(array / step)
-    part = np.clip(array / step - floor, 0.01, 0.99)
-    function = _Layer(layer.eval_graph, node)
-    start = -np.log((_ZETA - _GAMMA) / (part - _GAMMA) - 1)
-    variable = paddle.to_tensor(start.astype(np.float32), stop_gradient=False)
-    scale, low = paddle.to_tensor(step.astype(np.float32)), paddle.to_tensor(floor.astype(np.float32))
-    adam = paddle.optimizer.Adam(0.02, parameters=[variable])
-    size = max(1, min(_BATCH, _ELEMENTS // max(1, given[0].size)))
-    power = max(float((target**2).mean()), 1e-12)
-    began = time.monotonic()
-    for iteration in range(steps):
-        progress = max(iteration / steps, (time.monotonic() - began) / max(stop - began, 1e-6))
-        if progress >= 1:
-            break
-        picked = rng.permutation(len(given))[:size]
-        mixed = np.where(rng.random(given[picked].shape) < 0.5, given[picked], float_given[picked])
-        soft = paddle.clip(paddle.nn.functional.sigmoid(variable) * (_ZETA - _GAMMA) + _GAMMA, 0, 1)
-        weight = paddle.clip(low + soft, grid.qmin, grid.qmax) * scale
-        output = function(paddle.to_tensor(mixed.astype(np.float32)), weight)
-        loss = ((output - paddle.to_tensor(target[picked])) ** 2).mean() / power
-        if progress > _WARMUP:
-            beta = 2 + 18 * (1 - (progress - _WARMUP) / (1 - _WARMUP))
-            loss = loss + _REGULARIZATION * (1 - paddle.abs(2 * soft - 1) ** beta).mean()
-        loss.backward()
-        adam.step()
-        adam.clear_grad()
-    up = (1 / (1 + np.exp(-variable.numpy())) * (_ZETA - _GAMMA) + _GAMMA) >= 0.5
-    chosen = np.clip(floor + up, grid.qmin, grid.qmax) * step
-    nearest = np.clip(np.rint(array / step), grid.qmin, grid.qmax) * step
-    errors = [_error(function, given, target, weight.astype(np.float32), size) for weight in (nearest, chosen)]
-    best = chosen if errors[1] < errors[0] else nearest
-    layer.set_tensor(name, best.astype(array.dtype))
-    return errors[0], min(errors)
+    def _forward(self, model: GraphLayer, block: Block, alive: Arrays) -> Arrays:
+        """The activations alive behind a block."""
+        kept = {name: alive[name] for name in block.alive if name in alive}
+        return {self.input: alive[self.input], **kept, **self._values(model, block, alive, block.outputs)}
 
-
-def _error(function: _Layer, given: np.ndarray, target: np.ndarray, weight: np.ndarray, size: int) -> float:
-    total = 0.0
-    with paddle.no_grad():
-        for start in range(0, len(given), size):
-            output = function(paddle.to_tensor(given[start : start + size]), paddle.to_tensor(weight)).numpy()
-            total += float(((output - target[start : start + size]) ** 2).sum())
-    return total / target.size
+    def _values(self, model: GraphLayer, block: Block, alive: Arrays, wanted: Sequence[str]) -> Arrays:
+        """Values inside a block, or at its ends, from what is alive before it."""
+        graph = model.eval_graph
+        computed = [graph.value(name) for name in wanted if name not in alive]
+        found = {name: alive[name] for name in wanted if name in alive}
+        if not computed:
+            return found
+        part = extract(graph, [graph.value(name) for name in block.inputs], computed)
+        runner = self.executor.prepare(part, {name: model.tensor(name).numpy() for name in part.parameters})
+        names, rows = [value.name for value in part.inputs], []
+        for start in range(0, len(alive[self.input]), _BATCH):
+            rows.append(runner({name: alive[name][start : start + _BATCH] for name in names}))
+        return {**found, **{value.name: np.concatenate([row[value.name] for row in rows]) for value in computed}}

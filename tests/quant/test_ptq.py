@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from paddleseg_slim.quant.ptq import (
     prepare,
     within_drop,
 )
-from paddleseg_slim.quant.reconstruct import reconstruct
+from paddleseg_slim.quant.reconstruct import _Reconstruction, reconstruct
 
 TEST = images(8, seed=5)
 
@@ -129,17 +130,27 @@ def test_equalization_changes_no_function_and_evens_out(source: GraphLayer) -> N
     assert rows.max() / rows.min() < 15
 
 
-def test_reconstruction_beats_rounding_to_nearest(source: GraphLayer) -> None:
+@pytest.mark.parametrize("steps", [0, 40])
+def test_reconstruction_beats_rounding_to_nearest(source: GraphLayer, steps: int) -> None:
     batches = [images(16, seed=1)]
     layer, calibration = post_quantize(source, batches, QuantSettings(weight_bits=3), PaddleExecutor(), SHAPE)
     before = ((run(layer) - run(source)) ** 2).mean()
     scales = {name: t.numpy().copy() for name, t in layer.tensors() if name.endswith(".scale")}
-    report = reconstruct(layer, calibration.layer, batches, 20, steps=60)
-    assert len(report.errors) == 6 and not report.left_out
-    assert all(after <= start for start, after in report.errors.values())
-    assert ((run(layer) - run(source)) ** 2).mean() < 0.9 * before
+    report = reconstruct(layer, calibration.layer, batches, 60, steps=steps, int32_bias=True)
+    assert len(report.layers) == 6 and bool(report.blocks) == bool(steps) and not report.left_out
+    assert all(after <= start for start, after in (*report.layers.values(), *report.blocks.values()))
+    assert ((run(layer) - run(source)) ** 2).mean() < 0.7 * before
     for name, array in scales.items():
         np.testing.assert_array_equal(layer.tensor(name).numpy(), array)
+    assert max(np.abs(array).max() for name, array in integer_weights(layer).items()) == 3
+
+
+def test_training_alone_improves_blocks_that_were_rounded_to_nearest(source: GraphLayer) -> None:
+    batches = [images(16, seed=1)]
+    layer, calibration = post_quantize(source, batches, QuantSettings(weight_bits=3), PaddleExecutor(), SHAPE)
+    walk = _Reconstruction(layer, calibration.layer, batches[0], PaddleExecutor(), 0)
+    walk.train(time.monotonic() + 60, 60)
+    assert len(walk.report.blocks) == 2 and min(b / a for a, b in walk.report.blocks.values()) < 0.97
 
 
 def test_analysis_finds_the_layer_that_was_spoilt(source: GraphLayer) -> None:
