@@ -10,6 +10,7 @@ import onnxruntime
 import paddle
 import paddle.nn.functional as F
 import pytest
+from onnx.reference import ReferenceEvaluator
 from paddle import nn
 from paddle.static import InputSpec
 
@@ -61,6 +62,9 @@ CASES = {
     "avg_pool": lambda: nn.AvgPool2D(3, 2, padding=1, exclusive=False),
     "avg_pool_exclusive": lambda: nn.AvgPool2D(3, 2, padding=1),
     "adaptive_pools": lambda: Of(lambda s, x: [F.adaptive_avg_pool2d(x, n) for n in (1, 2, 3, (5, 4))]),
+    "adaptive_max_pools": lambda: Of(lambda s, x: [F.adaptive_max_pool2d(x, n) for n in (1, 2, 3, (5, 4))]),
+    "unfold": lambda: Of(lambda s, x: [F.unfold(x, 3, 2, 1), F.unfold(x, [2, 3], 1, [1, 0, 2, 1], [2, 1])]),
+    "pixel_unshuffle": lambda: Of(lambda s, x: F.pixel_unshuffle(F.interpolate(x, [24, 36]), 3)),
     "global_max": lambda: nn.AdaptiveMaxPool2D(1),
     "bilinear_corners": lambda: Of(lambda s, x: F.interpolate(x, size=[17, 23], mode="bilinear", align_corners=True)),
     "bilinear_scale": lambda: Of(lambda s, x: F.interpolate(x, scale_factor=2, mode="bilinear")),
@@ -216,6 +220,29 @@ def test_op_without_a_function_is_named() -> None:
     assert "cumprod" not in WRITERS
     with pytest.raises(UserError, match=r"lacks the op 'cumprod' \(node 'cumprod'\)"):
         to_onnx(layer)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_deformable_convolution(masked: bool) -> None:
+    """Against ONNX's own reference: engines lack it, or have it for some devices only."""
+
+    class Net(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.mask = nn.Conv2D(3, 18, 3, padding=1), nn.Conv2D(3, 9, 3, padding=1)
+            self.conv = paddle.vision.ops.DeformConv2D(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x, self.offset(x), F.sigmoid(self.mask(x)) if masked else None)
+
+    paddle.seed(5)
+    layer = captured(Net())
+    with pytest.raises(UserError, match="opset 19"):
+        to_onnx(layer)
+    model = to_onnx(layer, opset=19, shapes=[(1, 3, 7, 6)])
+    image = np.random.default_rng(0).standard_normal((1, 3, 7, 6)).astype(np.float32)
+    (got,) = ReferenceEvaluator(model).run(None, {"image": image})
+    np.testing.assert_allclose(got, layer(paddle.to_tensor(image)).numpy(), atol=2e-5)
 
 
 def test_batch_norm_and_bias_are_folded() -> None:

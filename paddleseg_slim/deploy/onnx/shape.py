@@ -260,6 +260,18 @@ def _pixel_shuffle(b: Builder, node: Node) -> str:
     return b.op("DepthToSpace", b.refs(node, "x"), node, last=True, blocksize=factor, mode="CRD")
 
 
+@writes("pixel_unshuffle")
+def _pixel_unshuffle(b: Builder, node: Node) -> str:
+    """SpaceToDepth puts the places of a square before the channels, Paddle the channels before the places."""
+    x, factor = node.value("x"), int(node.attrs["downscale_factor"])
+    channels = b.shape(x)[1]
+    if channels == -1:
+        raise UserError(f"Node {node.name!r} unshuffles any number of channels.", "Give a fixed --input_shape.")
+    order = np.arange(factor * factor * channels).reshape(-1, channels).T.reshape(-1)
+    blocks = b.op("SpaceToDepth", [b.ref(x)], node, blocksize=factor)
+    return b.op("Gather", [blocks, b.constant(order.astype(np.int64))], node, last=True, axis=1)
+
+
 @writes("channel_shuffle", "shuffle_channel")
 def _channel_shuffle(b: Builder, node: Node) -> str:
     x, groups = node.value("x"), int(node.attrs.get("groups", node.attrs.get("group", 1)))
