@@ -1,8 +1,11 @@
 """Sensitivity analysis against brute force: the same points, the same executor, in one run.
 
-Brute force is one full evaluation of the gated model a point. It is run for a sample of the points, spread over the
-groups; time a point is compared, and the metric of every sampled point. `fast` and `taylor` are compared with `exact`
-by time and by rank correlation over the groups at each ratio.
+Brute force is one full evaluation of the gated model a point, as `val` does it: images are read by a thread beside,
+the engine has all threads. It is run for a sample of the points, spread over the groups; time a point is compared, and
+the metric of every sampled point. The time that it would take with all images in memory is printed as well. What brute
+force needs to prepare is not counted, what the analysis needs is. `fast` and `taylor` are compared with `exact` by
+time, by the work they do (full runs of the model for one image, by multiply-accumulates) and by rank correlation over
+the groups at each ratio.
 
     python benchmarks/prune_sensitivity.py --config X.yml --model_path Y.pdparams --images 200 --json out.json
 """
@@ -23,19 +26,20 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from paddleseg_slim import config as configs
-from paddleseg_slim.cli.prune_steps import SUBSET, Subset
+from paddleseg_slim.cli.prune_steps import Subset
 from paddleseg_slim.deploy.executor import executor
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.files import write_json
-from paddleseg_slim.graph import Executor, GraphLayer, capture, load
+from paddleseg_slim.graph import Executor, GraphLayer, PaddleExecutor, capture, load
 from paddleseg_slim.graph.part import extract
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
 from paddleseg_slim.prune.criteria import keep_best
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.gates import insert_gates
 from paddleseg_slim.prune.ranking import scores
-from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_RATIOS, Data, analyse
-from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
+from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_IMAGES, FAST_RATIOS, Data, analyse
+from paddleseg_slim.prune.stages import Stages
+from paddleseg_slim.prune.taylor import TAYLOR_IMAGES, gate_gradients, taylor_curves
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.train.evaluate import batches
 from paddleseg_slim.train.weights import load_weights
@@ -54,9 +58,9 @@ def brute_force(
     engine: Executor,
     importance: dict[str, np.ndarray],
     points: list[tuple[str, int]],
-) -> tuple[dict[tuple[str, int], float], float]:
-    """Metric of each point by a full evaluation, and the seconds that all took (preparing is not counted)."""
-    found, seconds = {}, 0.0
+) -> tuple[dict[tuple[str, int], float], float, float]:
+    """Metric of each point by a full evaluation; the seconds that all took, and how many of them after reading."""
+    found, whole, after = {}, 0.0, 0.0
     tensors = dict(groups.model.tensors())
     for name, kept in points:
         gated = insert_gates(groups, [name])
@@ -65,11 +69,19 @@ def brute_force(
         feeds = gated.feeds(groups.keep({name: keep_best(importance[name], kept)}))
         metric, began = data.accumulator(), time.perf_counter()
         for batch in data.batches(0):
+            read = time.perf_counter()
             output = run({groups.model.eval_graph.inputs[0].name: np.asarray(batch["img"]), **feeds})
             metric.update(next(iter(output.values())), batch)
-        seconds += time.perf_counter() - began
+            after += time.perf_counter() - read
+        whole += time.perf_counter() - began
         found[name, kept] = metric.result().score
-    return found, seconds
+    return found, whole, after
+
+
+def image_runs(groups: ChannelGroups, data: Data, points: list[tuple[str, int]], images: int) -> float:
+    """Full runs of the model for one image that measuring ``points`` is worth, by multiply-accumulates."""
+    stages = Stages(groups, sorted({name for name, _ in points}), PaddleExecutor(), data.outputs)
+    return images * (1 + sum(stages.point_macs(name) for name, _ in points) / stages.macs)
 
 
 def correlation(exact: Curves, other: Curves) -> dict[str, float]:
@@ -101,7 +113,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--brute", type=int, default=24, help="points measured by brute force")
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "paddle"))
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")
     args = parser.parse_args()
     task = build_task(configs.load_config(args.config))
@@ -109,46 +121,67 @@ def main() -> None:
     height, width = samples[0]["img"].shape[-2:]
     groups = find_groups(model_of(args, task), (height, width), task.logits)
     importance, engine = scores(groups, "l1_norm"), executor(args.engine, args.threads)
-    timed = {}
+    alone = executor(args.engine, 1) if args.engine == "onnxruntime" else engine
+    workers = args.threads if args.engine == "onnxruntime" else 1
+    seconds: dict[str, float] = {}
 
     def measured(name: str, action: Any) -> Any:
         began = time.perf_counter()
         result = action()
-        timed[name] = time.perf_counter() - began
-        print(f"{name}: {timed[name]:.1f} s", flush=True)
+        seconds[name] = time.perf_counter() - began
+        print(f"{name}: {seconds[name]:.2f} s", flush=True)
         return result
 
-    whole, part = data_of(task, samples, args.batch_size), Subset(task.val_dataset(), SUBSET)
-    exact = measured("exact", lambda: analyse(groups, importance, whole, engine, ratios=EXACT_RATIOS))
+    def of(count: int) -> Data:
+        return data_of(task, Subset(task.val_dataset(), count), args.batch_size)
+
+    whole = data_of(task, samples, args.batch_size)
+    few = Subset(task.val_dataset(), TAYLOR_IMAGES)
+    taylor = measured(
+        "taylor",
+        lambda: taylor_curves(
+            groups,
+            gate_gradients(groups, (few[i]["img"][None] for i in range(len(few))), task.logits),
+            importance,
+        ),
+    )
+    fast = measured(
+        "fast",
+        lambda: analyse(groups, importance, of(FAST_IMAGES), alone, mode="fast", ratios=FAST_RATIOS, workers=workers),
+    )
+    exact = measured("exact", lambda: analyse(groups, importance, whole, alone, ratios=EXACT_RATIOS, workers=workers))
     every = [(name, kept) for name, curve in exact.groups.items() for kept in curve.kept]
     sample = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, args.brute).astype(int))]
-    brute, seconds = brute_force(groups, whole, engine, importance, sample)
-    timed["brute_point"] = seconds / len(sample)
+    brute, took, after = brute_force(groups, whole, engine, importance, sample)
     gaps = []
     for (name, kept), score in brute.items():
         curve = exact.groups[name]
         gaps.append(abs(exact.baseline * (1 - curve.losses[curve.kept.index(kept)]) - score))
-    small = data_of(task, part, args.batch_size)
-    fast = measured("fast", lambda: analyse(groups, importance, small, engine, mode="fast", ratios=FAST_RATIOS))
-    gradients = measured(
-        "taylor", lambda: gate_gradients(groups, (part[i]["img"][None] for i in range(len(part))), task.logits)
-    )
-    taylor = taylor_curves(groups, gradients, importance)
-    all_brute = timed["brute_point"] * len(every)
+    times = len(every) / len(sample)
+    runs = len(every) * len(samples)
+    short = [(name, kept) for name, curve in fast.groups.items() for kept in curve.kept]
     result = {
         "machine": describe_machine(),
         "engine": args.engine,
+        "threads": args.threads,
         "images": len(samples),
         "groups": len(exact.groups),
         "points": len(every),
         "baseline": exact.baseline,
-        "seconds": {**timed, "brute_all": all_brute},
-        "speedup": {name: all_brute / timed[name] for name in ("exact", "fast", "taylor")},
-        "largest_gap": max(gaps),
+        "seconds": {**seconds, "brute": took * times, "brute, images in memory": after * times},
+        "speedup": {name: took * times / value for name, value in seconds.items()},
+        "speedup, images in memory": {name: after * times / value for name, value in seconds.items()},
+        "image runs": {
+            "brute": runs,
+            "exact": image_runs(groups, whole, every, len(samples)),
+            "fast": image_runs(groups, whole, short, fast.images),
+            "taylor": f"{len(few)}, and as many backward",
+        },
+        "largest gap": max(gaps),
         "spearman": {"fast": correlation(exact, fast), "taylor": correlation(exact, taylor)},
     }
-    for key in ("groups", "points", "baseline", "seconds", "speedup", "largest_gap", "spearman"):
-        print(key, result[key])
+    for key, value in result.items():
+        print(f"{key}: {value}")
     if args.json:
         write_json(args.json, result)
 

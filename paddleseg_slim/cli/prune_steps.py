@@ -15,27 +15,32 @@ import paddle
 
 from paddleseg_slim.cli import evaluation, runner
 from paddleseg_slim.config import Config
+from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.prune import curves as curve_files
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import needs_gradients
 from paddleseg_slim.prune.curves import Curves
+from paddleseg_slim.prune.divergence import DivergenceCounts
 from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.sensitivity import (
     EXACT_RATIOS,
+    FAST_IMAGES,
     FAST_RATIOS,
     Data,
-    DivergenceCounts,
     analyse,
     weights_fingerprint,
 )
-from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
+from paddleseg_slim.prune.taylor import TAYLOR_IMAGES, gate_gradients, taylor_curves
 from paddleseg_slim.tasks.base import Task
 from paddleseg_slim.train.evaluate import batches
 from paddleseg_slim.train.progress import Progress
 
-SUBSET = 32
-"""Images of the fast modes."""
+IMAGES = {"fast": FAST_IMAGES, "taylor": TAYLOR_IMAGES}
+"""How many images a mode looks at; others take all."""
+
+CRITERION_IMAGES = 32
+"""Images of the gradients that a criterion judges channels by."""
 
 STATE = "sensitivity.rank{rank}.npz"
 PICTURE = "sensitivities.png"
@@ -72,8 +77,7 @@ class Analysis:
     ) -> None:
         self.args, self.config, self.task, self.folder, self.groups = args, config, task, folder, groups
         self.path = folder / curve_files.FILE_NAME
-        count = args.sensitivity_images or (None if args.sensitivity == "exact" else SUBSET)
-        self.samples = Subset(task.val_dataset(), count)
+        self.samples = Subset(task.val_dataset(), args.sensitivity_images or IMAGES.get(args.sensitivity))
         self.gradients: dict[str, np.ndarray] | None = None
 
     def run(self) -> tuple[dict[str, np.ndarray], Curves]:
@@ -152,25 +156,33 @@ class Analysis:
 
         accumulator = DivergenceCounts if self.args.label_free else self.task.accumulator
         data = Data(read, total, accumulator, self.task.logits)
+        engine, workers = evaluation.best_executor(self.args.eval_engine), 1
+        if engine.name == "onnxruntime":  # points side by side use the cores better than threads in small layers
+            engine = evaluation.best_executor(engine.name, threads=1)
+            workers = RuntimeOptions(threads=self.args.threads or 0).thread_count
         with Progress(total, "[SENSITIVITY]") as progress:
             return analyse(
                 self.groups,
                 importance,
                 data,
-                evaluation.best_executor(self.args.eval_engine),
+                engine,
                 mode=mode,
                 ratios=EXACT_RATIOS if mode == "exact" else FAST_RATIOS,
                 state=state,
                 fingerprint=fingerprint,
                 progress=lambda done, _: progress.step(done - progress.done),
+                workers=workers,
                 rank=rank,
                 world=world,
                 total=_sum_over_ranks if world > 1 else (lambda counts: counts),
             )
 
     def _gradients(self) -> dict[str, np.ndarray]:
-        images = (self.samples[i]["img"][None] for i in range(len(self.samples)))
-        with Progress(len(self.samples), "[GRADIENTS]") as progress:
+        samples = self.samples
+        if needs_gradients(self.args.criterion):
+            samples = Subset(self.task.val_dataset(), self.args.sensitivity_images or CRITERION_IMAGES)
+        images = (samples[i]["img"][None] for i in range(len(samples)))
+        with Progress(len(samples), "[GRADIENTS]") as progress:
             return gate_gradients(
                 self.groups, images, self.task.logits, self.args.seed, lambda done: progress.step(done - progress.done)
             )

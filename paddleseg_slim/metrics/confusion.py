@@ -94,10 +94,27 @@ def predicted_classes(outputs: Any) -> np.ndarray:
         Integers ``[N, H, W]`` or ``[N]``.
     """
     first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    if isinstance(first, np.ndarray) and first.dtype.kind == "f" and first.ndim == 4 and first.shape[1] <= _FEW_CLASSES:
+        return _first_largest(first)
     if "int" not in str(first.dtype):
         return _array(first.argmax(1))
     classes = _array(first)
     return classes[:, 0] if classes.ndim == 4 else classes
+
+
+_FEW_CLASSES = 64
+
+
+def _first_largest(logits: np.ndarray) -> np.ndarray:
+    """``logits.argmax(1)`` of ``[N, C, H, W]`` as uint8, class by class over whole maps: many times as fast."""
+    classes = np.zeros((logits.shape[0], *logits.shape[2:]), np.uint8)
+    for image, found in zip(logits, classes):
+        largest = image[0].copy()
+        for number in range(1, len(image)):
+            larger = (image[number] > largest).view(np.uint8)
+            np.maximum(found, larger * np.uint8(number), out=found)  # numbers rise: the latest is the largest
+            np.maximum(largest, image[number], out=largest)
+    return classes
 
 
 def _array(values: Any) -> np.ndarray:

@@ -118,7 +118,12 @@ class ChannelGroups:
     """
 
     def __init__(
-        self, model: GraphLayer, walk: Walk, size: int | tuple[int, int], outputs: Callable[[Any], Any] | None = None
+        self,
+        model: GraphLayer,
+        walk: Walk,
+        size: int | tuple[int, int],
+        pair: ShapeRun,
+        outputs: Callable[[Any], Any] | None = None,
     ) -> None:
         self.model = model
         self.pick = outputs
@@ -127,6 +132,7 @@ class ChannelGroups:
         self.needed = graph.ancestors([value for value in counted if isinstance(value, Value)])
         self.walk = walk
         self.size = size
+        self._pair = pair
         self.components = walk.settle()
         self.pinned = walk.ids.pinned(self.components)
         self.unknown = walk.unknown
@@ -211,9 +217,8 @@ class ChannelGroups:
     @cached_property
     def sample_rows(self) -> frozenset[str]:
         """Names of the values of the eval graph whose first axis counts the samples."""
-        more = _sizes(self.model.eval_graph, self.size, batch=3)
         values = (v for node in self.model.eval_graph.nodes for v in node.output_values())
-        return frozenset(v.name for v in values if self.sizes.shape(v)[:1] == (1,) and more.shape(v)[:1] == (3,))
+        return frozenset(v.name for v in values if self.sizes.shape(v)[:1] == (1,) and self._pair.shape(v)[:1] == (2,))
 
     @cached_property
     def _owner(self) -> np.ndarray:
@@ -357,6 +362,8 @@ def find_groups(
         outputs: picks the outputs whose costs count from the model's outputs; None: all.
     """
     walk = Walk()
-    for key, graph in (("eval", model.eval_graph), ("train", model.train_graph)):
-        walk.run(key, graph, _sizes(graph, size, batch=2))
-    return ChannelGroups(model, walk, size, outputs)
+    graphs = {"eval": model.eval_graph, "train": model.train_graph}
+    sizes = {key: _sizes(graph, size, batch=2) for key, graph in graphs.items()}
+    for key, graph in graphs.items():
+        walk.run(key, graph, sizes[key])
+    return ChannelGroups(model, walk, size, sizes["eval"], outputs)

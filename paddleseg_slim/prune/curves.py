@@ -13,6 +13,7 @@ import numpy as np
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import atomic_file, write_json
+from paddleseg_slim.prune.divergence import monotone
 
 FILE_NAME = "sensitivities.json"
 FORMAT = "paddleseg_slim.sensitivities"
@@ -38,18 +39,13 @@ class GroupCurve:
     def fitted(self) -> tuple[np.ndarray, np.ndarray]:
         """Monotone fit of the points: kept channels ascending (the untouched width last) and losses not increasing.
 
-        Pool-adjacent-violators (Barlow et al., 1972), then cut off at 0: a metric that rises is noise.
+        Cut off at 0: a metric that rises is noise.
         """
         sort = np.argsort(self.kept)[::-1]
         kept = np.concatenate(([self.width], np.array(self.kept, dtype=np.int64)[sort]))
         losses = np.concatenate(([0.0], np.array(self.losses, dtype=np.float64)[sort]))
-        blocks: list[list[float]] = []
-        for loss in losses:
-            blocks.append([loss, 1])
-            while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-                (a, m), (b, n) = blocks[-2:]
-                blocks[-2:] = [[(a * m + b * n) / (m + n), m + n]]
-        fit = np.repeat([b[0] for b in blocks], [int(b[1]) for b in blocks])
+        levels, sizes = monotone(losses)
+        fit = np.repeat(levels, sizes)
         kept, first = np.unique(kept[::-1], return_index=True)
         return kept, np.maximum(fit[::-1][first] - fit[0], 0.0)
 

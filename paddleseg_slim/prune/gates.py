@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from paddleseg_slim.graph.ir import Graph, Node, Value
+from paddleseg_slim.graph.ir import Graph, Node, Value, map_structure
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.ids import Factor
 from paddleseg_slim.prune.walk import Read
@@ -82,23 +83,50 @@ def _mask_shape(factor: Factor, rank: int) -> tuple[int, ...]:
 
 
 class _Builder:
-    """Makes nodes in front of another node of a graph."""
+    """Makes nodes in front of other nodes of a graph; `finish` puts them in."""
 
-    def __init__(self, graph: Graph, before: Node) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.before = before
+        self._names = {value.name for value in graph.values()} | {node.name for node in graph.nodes}
+        self._before: dict[Node, list[Node]] = {}
+        self._replaced: dict[Node, Value] = {}
 
-    def __call__(self, op: str, inputs: dict[str, Value], like: Value, **attrs: object) -> Value:
-        node = Node(self.graph.fresh_name(f"{self.before.name}/gate_{op}"), op, dict(inputs), attrs)
+    def fresh_name(self, wanted: str) -> str:
+        """``wanted``, or with a number behind it when it is taken."""
+        name, count = wanted, 0
+        while name in self._names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    def make(self, before: Node, op: str, inputs: dict[str, Value], like: Value, **attrs: object) -> Value:
+        """The result of a new node in front of ``before``."""
+        node = Node(self.fresh_name(f"{before.name}/gate_{op}"), op, dict(inputs), attrs)
         node.outputs = {"out": Value(node.name, like.dtype, like.shape, node)}
-        self.graph.nodes.insert(self.graph.nodes.index(self.before), node)
-        self.graph.touch()
+        self._before.setdefault(before, []).append(node)
         return node.out
 
+    def replace(self, node: Node, value: Value) -> None:
+        """Let everybody who reads ``node`` read ``value``."""
+        for user in self.graph.users(node.out):
+            user.replace_input(node.out, value)
+        self.graph.outputs = map_structure(lambda leaf: value if leaf is node.out else leaf, self.graph.outputs)
+        self._replaced[node] = value
 
-def _gated_norm(graph: Graph, node: Node, gate: Value, read: Read) -> Value:
+    def finish(self) -> None:
+        """Put the new nodes in their places and take the replaced ones out."""
+        nodes: list[Node] = []
+        for node in self.graph.nodes:
+            nodes += self._before.get(node, [])
+            nodes += [] if node in self._replaced else [node]
+        self.graph.nodes = nodes
+        self.graph.touch()
+
+
+def _gated_norm(build: _Builder, node: Node, gate: Value, read: Read) -> Value:
     """LayerNorm or GroupNorm as plain ops whose averages over channels are weighted by ``gate``."""
-    make, x = _Builder(graph, node), node.value("x")
+    make, x = partial(build.make, node), node.value("x")
     grouped = node.op == "group_norm"
     axes = list(range(2 if grouped else int(node.attrs["begin_norm_axis"]), len(x.shape)))  # type: ignore[call-overload]
 
@@ -139,55 +167,55 @@ def _norm_matrix(ids: np.ndarray, parts: int) -> np.ndarray:
     return matrix[:, :, None, None]
 
 
-def _gate(groups: ChannelGroups, graph: Graph, read: Read, x: Value) -> Gate:
+def _gate(groups: ChannelGroups, build: _Builder, node: Node, read: Read, x: Value) -> Gate:
     rank = len(x.shape)
     ids = read.factor.ids.reshape(_mask_shape(read.factor, rank))
     components = groups.components[ids]
     if read.kind == "group_norm":
-        components = _norm_matrix(components.reshape(-1), int(graph.node(read.node).attrs["groups"]))
-    name = graph.fresh_name(f"gate/{read.node}/{read.argument}")
-    value = Value(name, "float32", tuple(components.shape))
+        components = _norm_matrix(components.reshape(-1), int(node.attrs["groups"]))
+    value = Value(f"gate/{read.node}/{read.argument}", "float32", tuple(components.shape))
     owners = frozenset(groups.groups[g].name for g in np.unique(groups.owner_of(components)) if g >= 0)
     first = groups.model.eval_graph.inputs[0]
     same = x.shape[:1] == first.shape[:1] == (-1,) and x.name in groups.sample_rows
     return Gate(value, components, read.kind, owners, same and components.shape[:1] == (1,))
 
 
-def insert_gates(groups: ChannelGroups, names: Iterable[str] | None = None, key: str = "eval") -> GatedGraph:
+def insert_gates(
+    groups: ChannelGroups, names: Iterable[str] | None = None, key: str = "eval", part: Graph | None = None
+) -> GatedGraph:
     """A copy of one graph of the model with gates for the named groups, or for all.
 
     Args:
+        groups: of the model.
+        names: of the groups.
         key: ``eval`` or ``train``.
+        part: gate this part of the graph (`graph.part.extract`) and not all of it.
     """
-    graph = (groups.model.eval_graph if key == "eval" else groups.model.train_graph).clone()
+    whole = groups.model.eval_graph if key == "eval" else groups.model.train_graph
+    graph = (whole if part is None else part).clone()
     wanted = None if names is None else set(names)
+    build, nodes = _Builder(graph), {node.name: node for node in graph.nodes}
     gates: list[Gate] = []
     made: dict[tuple[Value, str, bytes], Value] = {}
     for read in groups.walk.reads:
-        if read.graph != key:
+        node = nodes.get(read.node) if read.graph == key else None
+        if node is None:
             continue
-        node = graph.node(read.node)
         x = node.value(read.argument)
-        gate = _gate(groups, graph, read, x)
+        gate = _gate(groups, build, node, read, x)
         if not gate.groups or (wanted is not None and not gate.groups & wanted):
             continue
         norm = read.kind not in _OPS
         same = (x, read.kind if not norm else read.node, gate.components.tobytes())
         if same not in made:
+            gate.value.name = build.fresh_name(gate.value.name)
             gates.append(gate)
             graph.inputs.append(gate.value)
             if norm:
-                _replace(graph, node, _gated_norm(graph, node, gate.value, read))
+                build.replace(node, _gated_norm(build, node, gate.value, read))
                 continue
-            made[same] = _Builder(graph, node)(_OPS[read.kind], {"x": x, "y": gate.value}, x)
+            made[same] = build.make(node, _OPS[read.kind], {"x": x, "y": gate.value}, x)
         node.inputs[read.argument] = made[same]
-        graph.touch()
+    build.finish()
     graph.check()
     return GatedGraph(graph, tuple(gates))
-
-
-def _replace(graph: Graph, node: Node, value: Value) -> None:
-    for user in graph.users(node.out):
-        user.replace_input(node.out, value)
-    graph.nodes.remove(node)
-    graph.touch()

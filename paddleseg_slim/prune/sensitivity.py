@@ -1,9 +1,11 @@
 """How much each group matters: the metric with a part of its channels gated, for every group and ratio.
 
-Batches are the outer loop, groups and ratios the inner one. A batch is read and prepared once; the values on which
-gated parts start are computed once (`_Prefix`); for every point only what depends on the group's gates runs again.
-The metric's counts add up over batches, and counts and batch number are all that is stored, so a killed analysis goes
-on where it was.
+Batches are the outer loop, groups and ratios the inner one. A batch is read and prepared once, and for every point only
+the stages of the model that its gates change run again (`stages`), several points at a time. The metric's counts add up
+over batches, and counts and batch number are all that is stored, so a killed analysis goes on where it was.
+
+``exact`` measures the task's metric on all data. ``fast`` measures how far the outputs move on a few images, which
+ranks the groups as well, and brings that to the metric's scale (`divergence.calibrated`).
 """
 
 from __future__ import annotations
@@ -12,40 +14,27 @@ import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import atomic_file
-from paddleseg_slim.graph.executor import Executor, Runner
-from paddleseg_slim.graph.ir import Value
-from paddleseg_slim.graph.part import extract, split
+from paddleseg_slim.graph.executor import Executor
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import keep_best
 from paddleseg_slim.prune.curves import Curves, GroupCurve
-from paddleseg_slim.prune.gates import Gate, insert_gates
+from paddleseg_slim.prune.divergence import Counts, WithDivergence, calibrated
+from paddleseg_slim.prune.stages import Stages
 
 EXACT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-FAST_RATIOS = (0.25, 0.5, 0.75)
+FAST_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+FAST_IMAGES = 16
 _SAVE_EVERY_SECONDS = 20.0
-
-
-class Counts(Protocol):
-    """A metric as counts that add up (`tasks.base.Accumulator`)."""
-
-    counts: np.ndarray
-    images: int
-
-    def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """Add a batch."""
-        ...
-
-    def result(self) -> Any:
-        """Metrics; has ``score``, higher is better, ``primary`` and ``values``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,98 +54,6 @@ class Data:
     accumulator: Callable[[], Counts]
     outputs: Callable[[Any], Any]
     fingerprint: str = ""
-
-
-class DivergenceCounts:
-    """Label-free metric: how far the outputs move, as KL(original || gated) summed over positions.
-
-    ``score`` is 1 minus the mean divergence, so that the loss of a point is the divergence itself.
-    """
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(2)
-        self.images = 0
-
-    def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """Add logits ``[N, C, ...]``; ``batch["original"]`` holds those of the untouched model."""
-        p, q = _log_softmax(np.asarray(batch["original"])), _log_softmax(np.asarray(outputs))
-        divergence = (np.exp(p) * (p - q)).sum(axis=1)
-        self.counts += [float(divergence.sum()), divergence.size]
-        self.images += len(divergence)
-
-    def result(self) -> Any:
-        """A result with ``score``, ``primary`` and ``values``."""
-        mean = self.counts[0] / max(self.counts[1], 1.0)
-        return _Divergence(1.0 - mean, "divergence", {"divergence": mean})
-
-
-@dataclass(frozen=True)
-class _Divergence:
-    score: float
-    primary: str
-    values: dict[str, float]
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-@dataclass(frozen=True, eq=False)
-class _Suffix:
-    """What depends on the gates of one group."""
-
-    run: Runner | None
-    feeds: tuple[str, ...]
-    gates: tuple[Gate, ...]
-
-
-class _Points:
-    """Prefix and suffixes of a model, made ready for an engine."""
-
-    def __init__(
-        self, groups: ChannelGroups, names: Sequence[str], executor: Executor, pick: Callable[[Any], Any]
-    ) -> None:
-        model = groups.model
-        graph = model.eval_graph
-        wanted = pick(graph.outputs)
-        if not isinstance(wanted, Value):
-            raise TypeError("the metric must be of one output of the model")
-        self.wanted = wanted.name
-        tensors = dict(model.tensors())
-        needed: dict[str, None] = {self.wanted: None}
-        self.suffixes: dict[str, _Suffix] = {}
-        for name in names:
-            gated = insert_gates(groups, [name])
-            gates = tuple(gated.of(name))
-            changed = [gate.value for gate in gates]
-            output = pick(gated.graph.outputs)
-            gated.graph.outputs = {output.name: output}
-            if not any(output in node.output_values() for node in gated.graph.dependents(changed)):
-                self.suffixes[name] = _Suffix(None, (), gates)  # nothing that counts reads this group
-                continue
-            _, suffix = split(gated.graph, changed)
-            fed = tuple(v.name for v in suffix.inputs if v.name not in {g.value.name for g in gates})
-            needed.update(dict.fromkeys(fed))
-            parameters = {n: tensors[n] for n in suffix.parameters}
-            self.suffixes[name] = _Suffix(executor.prepare(suffix, parameters), fed, gates)
-        self.inputs = [v.name for v in graph.inputs]  # a suffix may ask for their size
-        prefix = extract(graph, graph.inputs, [graph.value(n) for n in needed if n not in self.inputs])
-        self.prefix = executor.prepare(prefix, {n: tensors[n] for n in prefix.parameters})
-
-    def start(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Values on which the gated parts start, and the output of the untouched model."""
-        images = {self.inputs[0]: np.asarray(batch["img"])}
-        return {**self.prefix(images), **images}
-
-    def point(self, name: str, values: Mapping[str, np.ndarray], alive: np.ndarray) -> np.ndarray:
-        """Output of the model with the channels that are not ``alive`` gated."""
-        suffix = self.suffixes[name]
-        if suffix.run is None:
-            return values[self.wanted]
-        feeds = {n: values[n] for n in suffix.feeds}
-        feeds.update((gate.value.name, gate.array(alive)) for gate in suffix.gates)
-        return next(iter(suffix.run(feeds).values()))
 
 
 class _State:
@@ -229,6 +126,7 @@ def analyse(
     state: Path | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 1,
     rank: int = 0,
     world: int = 1,
     total: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
@@ -240,11 +138,12 @@ def analyse(
         scores: group -> importance of its channels (`criteria`); groups that are missing are not measured.
         data: what to measure on.
         executor: the engine that runs the graphs.
-        mode: name for the record.
+        mode: ``fast`` measures the divergence, calibrated by the metric; others the metric.
         ratios: parts of a group's channels that are removed.
         state: file in which the analysis is kept while it runs; removed at its end.
         fingerprint: what the result is valid for.
         progress: called with points done and all.
+        workers: points that run at a time; the executor should then use that many fewer threads.
         rank, world: which share of the batches this process takes.
         total: sums an array over the processes.
 
@@ -253,29 +152,44 @@ def analyse(
     """
     names = [g.name for g in groups.groups if g.name in scores]
     kept = {n: _kept(groups.by_name[n].width, ratios) for n in names}
-    points = _Points(groups, names, executor, data.outputs)
+    if mode == "fast":
+        data = replace(data, accumulator=partial(WithDivergence, data.accumulator))
+    stages = Stages(groups, names, executor, data.outputs)
     alive = {(n, k): groups.keep({n: keep_best(scores[n], k)}) for n in names for k in kept[n]}
     index = {key: number + 1 for number, key in enumerate(alive)}
     counts = data.accumulator().counts
     stamp = hashlib.sha256(repr([fingerprint, mode, list(index), rank, world]).encode()).hexdigest()
     run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
     mine = len(range(rank, data.count, world))
-    for batch in data.batches(run.batch):
-        values = points.start(batch)
-        _add(data, run, 0, values[points.wanted], {**batch, "original": values[points.wanted]})
-        for (name, k), number in index.items():
-            output = points.point(name, values, alive[name, k])
-            _add(data, run, number, output, {**batch, "original": values[points.wanted]})
-        run.images += len(batch["img"])
-        run.batch += 1
-        run.save()
-        progress(run.batch, mine)
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in data.batches(run.batch):
+            _add_batch(stages, data, run, batch, alive, map if workers == 1 else pool.map)
+            run.images += len(batch["img"])
+            run.batch += 1
+            run.save()
+            progress(run.batch, mine)
     run.save(force=True)
     summed, images = total(run.counts), int(total(np.array([run.images]))[0])
     curves = _curves(groups, scores, data, summed, images, kept, index, mode, dict(fingerprint or {}))
     if state is not None:
         state.unlink(missing_ok=True)
     return curves
+
+
+def _add_batch(
+    stages: Stages, data: Data, run: _State, batch: Mapping[str, Any], alive: Mapping[tuple[str, int], np.ndarray],
+    each: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Add one batch to the counts of the untouched model (row 0) and of every point."""
+    values = stages.start(batch)
+    batch = {**batch, "original": values[stages.wanted]}
+    _add(data, run, 0, values[stages.wanted], batch)
+
+    def point(number: int, key: tuple[str, int]) -> None:
+        _add(data, run, number, stages.point(key[0], values, alive[key]), batch)
+
+    for _ in each(point, range(1, len(alive) + 1), alive):
+        pass
 
 
 def _kept(width: int, ratios: Sequence[float]) -> list[int]:
@@ -288,34 +202,36 @@ def _add(data: Data, run: _State, number: int, output: np.ndarray, batch: Mappin
     run.counts[number] += metric.counts
 
 
-def _score(data: Data, counts: np.ndarray, images: int) -> Any:
+def _metric(data: Data, counts: np.ndarray, images: int) -> Any:
     metric = data.accumulator()
     metric.counts, metric.images = counts, images
-    return metric.result()
+    return metric
 
 
 def _curves(
     groups: ChannelGroups, scores: Mapping[str, np.ndarray], data: Data, counts: np.ndarray, images: int,
     kept: Mapping[str, list[int]], index: Mapping[tuple[str, int], int], mode: str, fingerprint: dict[str, Any],
 ) -> Curves:  # fmt: skip
-    baseline = _score(data, counts[0], images)
+    baseline = _metric(data, counts[0], images).result()
     check_trained(baseline)
+    metrics = [_metric(data, counts[number], images) for number in index.values()]
+    losses = np.array([(baseline.score - metric.result().score) / baseline.score for metric in metrics])
+    if mode == "fast":
+        losses = calibrated(np.array([metric.divergence for metric in metrics]), losses)
     table = {}
     for name, widths in kept.items():
-        losses = [
-            (baseline.score - _score(data, counts[index[name, k]], images).score) / baseline.score for k in widths
-        ]
+        own = [float(losses[index[name, k] - 1]) for k in widths]
         order = np.argsort(scores[name], kind="stable").tolist()
-        table[name] = GroupCurve(groups.by_name[name].width, list(widths), [float(x) for x in losses], order)
+        table[name] = GroupCurve(groups.by_name[name].width, list(widths), own, order)
     return Curves(mode, baseline.primary, float(baseline.score), images, table, fingerprint)
 
 
 def baseline(groups: ChannelGroups, data: Data, executor: Executor) -> Any:
     """The metric of the untouched model, checked by `check_trained`."""
-    points = _Points(groups, [], executor, data.outputs)
+    stages = Stages(groups, [], executor, data.outputs)
     metric = data.accumulator()
     for batch in data.batches(0):
-        output = points.start(batch)[points.wanted]
+        output = stages.start(batch)[stages.wanted]
         metric.update(output, {**batch, "original": output})
     result = metric.result()
     check_trained(result)

@@ -14,6 +14,7 @@ from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.gates import Gate, insert_gates
 
+TAYLOR_IMAGES = 16
 _POINTS = 16
 
 

@@ -10,16 +10,21 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from prune.matrix import captured, outputs, run_gated
+from prune.matrix import captured, difference, outputs, random_keep, run_gated
 
+import paddleseg_slim.models  # noqa: F401
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.executor import PaddleExecutor
 from paddleseg_slim.metrics import SegmentationAccumulator
+from paddleseg_slim.models.zoo import build
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.criteria import keep_best
 from paddleseg_slim.prune.curves import Curves, GroupCurve, draw
+from paddleseg_slim.prune.divergence import DivergenceCounts, calibrated
 from paddleseg_slim.prune.ranking import scores
-from paddleseg_slim.prune.sensitivity import Data, DivergenceCounts, analyse, weights_fingerprint
+from paddleseg_slim.prune.sensitivity import Data, analyse, weights_fingerprint
+from paddleseg_slim.prune.stages import Stages
+from paddleseg_slim.prune.surgery import cut
 from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
 
 CLASSES = 3
@@ -83,6 +88,50 @@ def test_equals_one_evaluation_for_each_point(groups: Any) -> None:
             expected = (curves.baseline - metric.result().score) / curves.baseline
             assert loss == pytest.approx(expected, abs=1e-6)
     assert any(max(c.losses) > 0.01 for c in curves.groups.values())
+
+
+def test_points_side_by_side_are_the_same(groups: Any) -> None:
+    importance = scores(groups, "l1_norm")
+    one = analyse(groups, importance, data(groups, 2), PaddleExecutor(), ratios=RATIOS)
+    assert analyse(groups, importance, data(groups, 2), PaddleExecutor(), ratios=RATIOS, workers=3) == one
+
+
+@pytest.mark.parametrize("name", ["fast_scnn", pytest.param("segformer_b0", marks=pytest.mark.slow)])
+def test_stages_equal_the_whole_gated_model(name: str) -> None:
+    """Depthwise, pyramid and concat; attention, layer norms and an output of which the sizes are computed."""
+    paddle.seed(1)
+    found = find_groups(captured(build(name, 4)), 64, lambda o: o[0])
+    chosen = [g.name for g in found.groups][:: max(1, len(found.groups) // 3)]
+    few, many = (Stages(found, chosen, PaddleExecutor(), lambda o: o[0], most) for most in (2, 16))
+    x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype("float32")
+    for stages in (few, many):
+        values = stages.start({"img": x})
+        assert difference([values[stages.wanted]], outputs(found.model, x)[:1]) < 1e-5
+        for group in chosen:
+            kept = random_keep(found, 0.5, [group])
+            gated = stages.point(group, values, found.keep(kept))
+            assert difference([gated], outputs(cut(found, kept), x)[:1]) < 1e-4, group
+    assert all(0 < many.point_macs(group) <= few.point_macs(group) <= few.macs for group in chosen)
+    assert many.macs == few.macs and many.point_macs(chosen[-1]) < 0.9 * few.macs
+
+
+def test_a_divergence_tells_the_loss() -> None:
+    divergences, losses = np.array([0.3, 0.0, 0.1, 0.2, 0.4]), np.array([0.1, 0.0, -0.02, 0.2, 0.9])
+    told = calibrated(divergences, losses)
+    assert np.argsort(told).tolist() == np.argsort(divergences).tolist() and told[1] == 0 and told.min() >= 0
+    assert told[[0, 3]].mean() == pytest.approx(0.15, abs=0.2) and told[4] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_fast_ranks_as_exact_does(groups: Any) -> None:
+    importance = scores(groups, "l1_norm")
+    exact = analyse(groups, importance, data(groups), PaddleExecutor(), ratios=RATIOS)
+    fast = analyse(groups, importance, data(groups, 2), PaddleExecutor(), mode="fast", ratios=RATIOS)
+    assert fast.metric == exact.metric == "mIoU" and fast.images == 4
+    first, second = ([(c.losses[-1], name) for name, c in curves.groups.items()] for curves in (exact, fast))
+    assert [n for _, n in sorted(first)] == [n for _, n in sorted(second)]
+    for name, curve in fast.groups.items():
+        assert np.all(np.diff(curve.losses) >= 0)  # fewer channels, more divergence
+        assert np.allclose(curve.losses, exact.groups[name].losses, atol=0.25)
 
 
 def test_killed_and_resumed(groups: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
