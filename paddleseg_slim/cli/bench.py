@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", type=float, default=0.1, metavar="W",
                         help="go on (to 4 x --repeats) until the intervals are this narrow")  # fmt: skip
     parser.add_argument("--base", metavar="NAME", help="what ratios are against; default: the first model")
-    parser.add_argument("--images", metavar="DIR", help="pictures to run on; default: random numbers")
+    parser.add_argument(
+        "--images", metavar="DIR", help="pictures, prepared by the models' deploy.yaml; default: random numbers"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save_dir", metavar="DIR", help="write benchmark.json, benchmark.png and stage.json there")
     parser.add_argument("--require-speedup", "--require_speedup", type=float, metavar="X",
@@ -155,7 +157,7 @@ def _described(path: Path) -> tuple[int, ...]:
 
 
 def _images(args: argparse.Namespace, shape: tuple[int, ...]) -> list[np.ndarray] | None:
-    """Batches of the pictures of ``--images``, scaled to the input and to [-1, 1]; at most 32 pictures."""
+    """Batches of the pictures of ``--images``, prepared as the model wants them; at most 32 pictures."""
     if not args.images:
         return None
     import cv2
@@ -165,15 +167,54 @@ def _images(args: argparse.Namespace, shape: tuple[int, ...]) -> list[np.ndarray
     from paddleseg_slim.data.image import read_image
 
     batch, channels, height, width = shape
-    pictures = [
-        cv2.resize(read_image(path, channels), (width, height)).reshape(height, width, channels)
-        for path, _ in find_pictures(args.images)[:32]
-    ]
-    arrays = [picture.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1 for picture in pictures]
+    prepare = _preprocessing(args.models)
+    arrays = []
+    for path, _ in find_pictures(args.images)[:32]:
+        array = prepare(read_image(path, channels))
+        if array.shape[1:] != (height, width):  # all runs have one size, whatever that of the picture
+            planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in array]
+            array = np.stack(planes)
+        arrays.append(array.astype(np.float32))
     return [
         np.stack([arrays[(start + offset) % len(arrays)] for offset in range(batch)])
         for start in range(0, len(arrays), batch)
     ]
+
+
+def _preprocessing(models: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
+    """From a picture uint8 ``[H, W, C]`` to an input ``[C, H, W]``: by the ``deploy.yaml`` beside the models.
+
+    Without one a picture is brought to [-1, 1].
+
+    Raises:
+        UserError: the models want different preprocessing.
+    """
+    from paddleseg_slim.deploy.description import Deploy, read_deploy
+    from paddleseg_slim.deploy.infer import preprocessing
+
+    described = {folder: read_deploy(folder)[0] for folder in _described_folders(models)}
+    if any(deploy.transforms != next(iter(described.values())).transforms for deploy in described.values()):
+        raise UserError(
+            f"{' and '.join(map(str, described))} want pictures prepared differently.",
+            "Measure them apart, or without --images.",
+        )
+    half = Deploy(transforms=[{"type": "Normalize", "mean": [0.5], "std": [0.5]}])
+    folder, deploy = next(iter(described.items()), (Path(), half))
+    transforms = preprocessing(deploy, folder)
+
+    def prepare(picture: np.ndarray) -> np.ndarray:
+        array: np.ndarray = transforms({"img": picture, "gt_fields": [], "trans_info": []})["img"]
+        return array
+
+    return prepare
+
+
+def _described_folders(models: Sequence[str]) -> list[Path]:
+    from paddleseg_slim.deploy.description import FILE_NAME
+
+    paths = [Path(_named(text)[1]) for text in models]
+    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
+    return [folder for folder in folders if (folder / FILE_NAME).is_file()]
 
 
 def _notes(result: BenchResult) -> list[str]:

@@ -37,6 +37,19 @@ class StageTimes:
         return {name: float(np.median(values)) for name, values in vars(self).items() if values}
 
 
+def preprocessing(deploy: Deploy, where: str | Path) -> Compose:
+    """The transforms of a ``deploy.yaml``; ``where`` it is, for messages.
+
+    Raises:
+        UserError: one of them is unknown, or has wrong arguments.
+    """
+    transforms = [
+        build(ComponentSpec.parse(section, f"{where}: Deploy.transforms[{index}]"), TRANSFORMS)
+        for index, section in enumerate(deploy.transforms)
+    ]
+    return Compose(transforms, img_channels=deploy.input_shape[1] if len(deploy.input_shape) == 4 else 3)
+
+
 class Predictor:
     """An exported model with its preprocessing.
 
@@ -54,13 +67,7 @@ class Predictor:
     def __init__(self, config: str | Path, engine: str | None = None, options: RuntimeOptions | None = None) -> None:
         self.deploy, folder = read_deploy(config)
         self.engine, path = _choose(self.deploy, folder, engine)
-        self._preprocess = Compose(
-            [
-                build(ComponentSpec.parse(section, f"{config}: Deploy.transforms[{index}]"), TRANSFORMS)
-                for index, section in enumerate(self.deploy.transforms)
-            ],
-            img_channels=self.deploy.input_shape[1] if len(self.deploy.input_shape) == 4 else 3,
-        )
+        self._preprocess = preprocessing(self.deploy, config)
         self.runtime: Runtime = load(path, self.engine, options)
         self.times = StageTimes()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from onnx_files import conv_net
 from PIL import Image
 
+from paddleseg_slim.cli.bench import _images as images_of
 from paddleseg_slim.deploy.benchmark import Candidate, compare, describe_comparison, measure
 from paddleseg_slim.deploy.benchmark.worker import fill_shape, random_feeds
+from paddleseg_slim.deploy.description import Deploy, write_deploy
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, TensorSpec
 from paddleseg_slim.errors import UserError
 
@@ -163,3 +166,29 @@ def test_command(small: Path, tmp_path: Path) -> None:
 def test_command_refuses(small: Path, flags: list[str], text: str) -> None:
     result = bench(*[flag.format(model=small) for flag in flags])
     assert result.returncode == 2 and text in result.stderr and "Traceback" not in result.stderr
+
+
+def described(folder: Path, model: Path, transforms: list[dict]) -> Path:
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model.read_bytes())
+    write_deploy(folder, Deploy(onnx="model.onnx", transforms=transforms))
+    return folder
+
+
+def test_pictures_are_prepared_as_deploy_yaml_says(small: Path, tmp_path: Path) -> None:
+    normalize = {"type": "Normalize", "mean": [0.0, 0.5, 1.0], "std": [0.5, 0.25, 1.0]}
+    resize = {"type": "Resize", "target_size": [6, 4]}
+    model = described(tmp_path / "a", small, [resize, normalize])
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((10, 12, 3), (255, 51, 0), np.uint8)).save(tmp_path / "pictures/a.png")
+    arguments = argparse.Namespace(images=str(tmp_path / "pictures"), models=[f"m={model}"])
+    for shape in ((2, 3, 4, 6), (1, 3, 8, 8)):  # the size that the transforms make, and another one
+        (batch,) = images_of(arguments, shape)
+        assert batch.shape == shape and batch.dtype == np.float32
+        expected = np.array([1 / 0.5, (0.2 - 0.5) / 0.25, -1.0])
+        np.testing.assert_allclose(batch[0].mean((1, 2)), expected, atol=1e-5)
+    plain = argparse.Namespace(images=arguments.images, models=[str(small)])
+    np.testing.assert_allclose(images_of(plain, (1, 3, 8, 8))[0][0, :, 0, 0], [1.0, -0.6, -1.0], atol=1e-5)
+    other = described(tmp_path / "b", small, [resize])
+    with pytest.raises(UserError, match="differently"):
+        images_of(argparse.Namespace(images=arguments.images, models=[f"m={model}", f"n={other}"]), (1, 3, 8, 8))
