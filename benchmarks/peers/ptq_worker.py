@@ -35,7 +35,7 @@ def with_onnxruntime(source: str, images: np.ndarray, target: str) -> str:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = source.replace(".onnx", ".prepared.onnx")
-    quant_pre_process(source, prepared)
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
     name = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]).get_inputs()[0].name
 
     class Reader(CalibrationDataReader):

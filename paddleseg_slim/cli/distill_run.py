@@ -157,9 +157,7 @@ class Run:
         from paddleseg_slim.cli import deployable
         from paddleseg_slim.train.logging import read_curves
 
-        segments = self.config.task == "segmentation"
-        output_op = self.config.export.get("output_op", "argmax") if segments else "none"
-        written = deployable.export_with_onnx(model, folder, self.task, self.config, output_op)
+        written = deployable.export_with_onnx(model, folder, self.task, self.config, self.task.output_op())
         tags = {"Train/loss": "loss", f"Evaluate/{self.task.primary}": self.task.primary}
         curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags} if result else {}
         deployable.write_stage(

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             args.save_dir,
             logits=task.logits,
             shape=shape,
-            output_op=output_op or config.export.get("output_op", "argmax"),
+            output_op=output_op or task.output_op(),
             transforms=transforms,
             class_names=task.class_names(),
             task=config.task,

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, evaluation, output, quant_flags, runner, setup
-from paddleseg_slim.errors import GoalNotMet
+from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup
+from paddleseg_slim.cli.quant_run import QuantRun
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from paddleseg_slim.config import Config
     from paddleseg_slim.graph import GraphLayer
     from paddleseg_slim.quant.calibrate import Calibration
-    from paddleseg_slim.tasks.base import Task
 
 HELP = "quantize a trained model without training it"
 
@@ -69,26 +64,8 @@ def run(args: argparse.Namespace) -> int:
         return _Run(args, config, task, model, settings, folder, shape, session.threads).run()
 
 
-class _Run:
+class _Run(QuantRun):
     """One run of the command."""
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        config: Config,
-        task: Task,
-        model: GraphLayer,
-        settings: Any,
-        folder: Path,
-        shape: tuple[int, ...],
-        threads: int,
-    ) -> None:
-        from paddleseg_slim.cli.quant_result import Results
-
-        self.args, self.task, self.model, self.settings, self.folder = args, task, model, settings, folder
-        self.results = Results(args, config, task, folder, shape, threads)
-        self.executor = evaluation.best_executor(args.eval_engine, threads)
-        self.shape, self.began = shape, time.monotonic()
 
     def run(self) -> int:
         """Calibrate, quantize, check, write."""
@@ -96,7 +73,8 @@ class _Run:
         from paddleseg_slim.quant.reconstruct import reconstruct
 
         source = self.results.score(self.model, "Float model")
-        calibration = self._calibrate()
+        named = () if self.args.keep_float == ["auto"] else tuple(self.args.keep_float)
+        calibration = self.calibrate(replace(self.settings, keep_float=named))
         if self.args.keep_float == ["auto"]:
             calibration = self._without_worst(calibration)
         elif self.args.analyze:
@@ -106,7 +84,7 @@ class _Run:
             report = reconstruct(
                 layer,
                 calibration.layer,
-                self._batches(max(calibration.images, RECONSTRUCTION_IMAGES)),
+                self.images(max(calibration.images, RECONSTRUCTION_IMAGES)),
                 self.args.reconstruct,
                 executor=self.executor,
                 seed=self.args.seed,
@@ -130,18 +108,8 @@ class _Run:
             )
         )
         runner.log("%s", calibration.placement.summary())
-        self.results.float_stage(self.model, source)
-        seconds = time.monotonic() - self.began
-        metrics = self.results.quantized(layer, calibration.placement, memory, seconds)
-        drop = source.score - metrics.score
-        runner.log("%s: %.4f float, %.4f quantized.", metrics.primary, source.score, metrics.score)
-        runner.log("The quantized model is saved in %s (model.onnx, calibration_table.txt).", self.folder)
-        if self.args.max_drop is not None and drop > self.args.max_drop:
-            raise GoalNotMet(
-                f"{metrics.primary} fell by {drop:.4f}, at most {self.args.max_drop} was asked for.",
-                "Give more calibration images, --reconstruct 60, or train: slim/quant.py.",
-            )
-        return 0
+        remedy = "Give more calibration images, --reconstruct 60, or train: slim/quant.py."
+        return self.finish(layer, calibration, source, memory, remedy)
 
     def _without_worst(self, calibration: Calibration) -> Calibration:
         """Leave in float what hurts most and costs little."""
@@ -151,28 +119,6 @@ class _Run:
         out = choose_float(self._analyze(calibration), FLOAT_SHARE)
         runner.log("%d layers stay float for their error: %s", len(out), ", ".join(out) or "none")
         return with_layers(calibration, [name for name in calibration.placement.layers if name not in out])
-
-    def _batches(self, count: int) -> list[Any]:
-        from paddleseg_slim.train.evaluate import batches
-
-        chosen = quant_flags.calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
-        return [batch["img"] for batch in batches(chosen, self.args.batch_size, self.args.num_workers)]
-
-    def _calibrate(self) -> Calibration:
-        from paddleseg_slim.quant.calibrate import calibrate
-        from paddleseg_slim.quant.ptq import prepare
-
-        named = () if self.args.keep_float == ["auto"] else tuple(self.args.keep_float)
-        layer, placement = prepare(self.model, replace(self.settings, keep_float=named), self.shape)
-        runner.log("%s", placement.summary())
-        for name, reason in placement.left.items():
-            runner.log("  float: %s (%s)", name, reason)
-        images = self._batches(self.args.batch_nums * self.args.batch_size)
-        began = time.monotonic()
-        calibration = calibrate(layer, placement, images, self.executor)
-        text = "%d images of the %s list seen in %.1f s."
-        runner.log(text, calibration.images, self.args.calibration_set, time.monotonic() - began)
-        return calibration
 
     def _control(self, calibration: Calibration, source: float) -> tuple[GraphLayer, Calibration, tuple[str, ...]]:
         """Keep the most sensitive layers float until the accuracy is reached."""
@@ -195,7 +141,7 @@ class _Run:
         from paddleseg_slim.files import write_json
         from paddleseg_slim.quant.analysis import layer_errors
 
-        images = self._batches(8)[0]
+        images = self.images(8)[0]
         rows = layer_errors(calibration, self.settings.choice, images, self.executor, self.task.logits)
         write_json(self.folder / "sensitivity.json", [asdict(row) for row in rows])
         for row in rows[:5]:

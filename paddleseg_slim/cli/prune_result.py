@@ -117,8 +117,7 @@ class Results:
         return metrics
 
     def _export(self, model: GraphLayer, folder: Path) -> ExportResult:
-        output_op = self.config.export.get("output_op", "argmax")
-        return deployable.export_with_onnx(model, folder, self.task, self.config, output_op)
+        return deployable.export_with_onnx(model, folder, self.task, self.config, self.task.output_op())
 
     # ---- time
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, evaluation, output, quant_flags, runner, setup, training
-from paddleseg_slim.errors import GoalNotMet
+from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup, training
+from paddleseg_slim.cli.quant_run import QuantRun
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from paddleseg_slim.config import Config
-    from paddleseg_slim.graph import GraphLayer
-    from paddleseg_slim.quant.calibrate import Calibration
-    from paddleseg_slim.quant.ptq import QuantSettings
-    from paddleseg_slim.tasks.base import Task
 
 HELP = "quantize a trained model and train it on"
 
@@ -101,26 +94,8 @@ def _with_clipping(config: Config) -> Config:
     return replace(config, optimizer=replace(optimizer, args={**optimizer.args, "grad_clip_cfg": clip}))
 
 
-class _Run:
+class _Run(QuantRun):
     """One run of the command."""
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        config: Config,
-        task: Task,
-        model: GraphLayer,
-        settings: QuantSettings,
-        folder: Path,
-        shape: tuple[int, ...],
-        threads: int,
-    ) -> None:
-        from paddleseg_slim.cli.quant_result import Results
-
-        self.args, self.config, self.task, self.model, self.settings = args, config, task, model, settings
-        self.folder, self.shape, self.threads = folder, shape, threads
-        self.results = Results(args, config, task, folder, shape, threads)
-        self.began = time.monotonic()
 
     def run(self, train_settings: Any, resume: Any) -> int:
         """Quantize, train, write."""
@@ -134,7 +109,7 @@ class _Run:
         from paddleseg_slim.train.weights import load_weights
 
         runner.log("Step 1/2: Start to quantify the model...")
-        calibration = self._calibrate()
+        calibration = self.calibrate(self.settings)
         source = self.results.score(self.model, "Float model")
         layer = calibration.quantized(replace(self.settings.choice, search_weights=False, bias_correction=False))
         weights = self.args.weight_quantizer or self.args.weight_quantize_type
@@ -164,29 +139,4 @@ class _Run:
         entry = entry_of(calibration.placement, self.settings, "qat", iters=self.args.retraining_iters,
                          weight_quantizer=weights, activation_quantizer=self.args.activation_quantize_type)  # fmt: skip
         layer.record.append(entry)
-        self.results.float_stage(self.model, source)
-        seconds = time.monotonic() - self.began
-        metrics = self.results.quantized(layer, calibration.placement, memory, seconds)
-        runner.log("%s: %.4f float, %.4f quantized.", metrics.primary, source.score, metrics.score)
-        runner.log("The quantized model is saved in %s.", self.folder)
-        drop = source.score - metrics.score
-        if self.args.max_drop is not None and drop > self.args.max_drop:
-            raise GoalNotMet(
-                f"{metrics.primary} fell by {drop:.4f}, at most {self.args.max_drop} was asked for.",
-                "Train longer, or with another --learning_rate.",
-            )
-        return 0
-
-    def _calibrate(self) -> Calibration:
-        from paddleseg_slim.quant.calibrate import calibrate
-        from paddleseg_slim.quant.ptq import prepare
-        from paddleseg_slim.train.evaluate import batches
-
-        layer, placement = prepare(self.model, self.settings, self.shape)
-        runner.log("%s", placement.summary())
-        for name, reason in placement.left.items():
-            runner.log("  float: %s (%s)", name, reason)
-        count = self.args.batch_nums * self.config.batch_size
-        chosen = quant_flags.calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
-        images = [batch["img"] for batch in batches(chosen, self.config.batch_size, self.args.num_workers)]
-        return calibrate(layer, placement, images, evaluation.best_executor(self.args.eval_engine, self.threads))
+        return self.finish(layer, calibration, source, memory, "Train longer, or with another --learning_rate.")

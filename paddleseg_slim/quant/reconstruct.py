@@ -164,7 +164,7 @@ class _Reconstruction:
         order = self.rng.permutation(len(samples[0]))
         held, used = order[: len(order) // 8], order[len(order) // 8 :]
         bias = bias_name(self.model.eval_graph, node)
-        moments = descent.Moments.of(*(array[used] for array in samples), centred=bias is not None)
+        moments = descent.Moments.of(samples[0][used], samples[1][used], centred=bias is not None)
         scale = np.broadcast_to(weight.scale, weight.exact.shape)
         rows, start, steps = (descent.as_rows(node, a) for a in (weight.exact, weight.present, scale))
         chosen = descent.descend(rows, start, steps[..., :1], moments, weight.grid)

@@ -153,6 +153,10 @@ class Task(ABC):
     def logits(self, outputs: Any) -> Any:
         """The main logits ``[N, classes, ...]`` of the model's outputs, what divergences and distillation compare."""
 
+    def output_op(self) -> str:
+        """What an exported model does behind its logits if no flag says it: ``argmax``, ``softmax``, ``none``."""
+        return "argmax"
+
     @abstractmethod
     def class_names(self) -> Sequence[str]:
         """Names of the classes, in the order of their numbers."""

@@ -57,3 +57,7 @@ class ClassificationTask(ConfiguredTask):
     def logits(self, outputs: Any) -> Any:
         """The first output."""
         return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+    def output_op(self) -> str:
+        """``export.output_op`` of the config; the scores where it does not say, of which Top-5 is counted."""
+        return str(self.config.export.get("output_op", "none"))

@@ -112,3 +112,7 @@ class SegmentationTask(ConfiguredTask):
     def logits(self, outputs: Any) -> Any:
         """The first output."""
         return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+    def output_op(self) -> str:
+        """``export.output_op`` of the config; a class for every pixel where it does not say."""
+        return str(self.config.export.get("output_op", "argmax"))
