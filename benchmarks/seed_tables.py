@@ -6,12 +6,15 @@ runs, 50 that count:
 
     python benchmarks/seed_tables.py --height 1024 --width 2048 --engine tensorrt --device gpu --target tensorrt
 
-A size that fits a small CPU: ``--height 256 --width 512 --models fast_scnn unet --repeats 20``.
+A size that fits a small CPU: ``--height 256 --width 512 --repeats 20``. With ``--folder`` the models are kept there
+and taken from there; ``--prepare`` only makes them, so that a quiet machine has nothing to do but measure; results of
+further ``--models`` are added to the output.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +73,7 @@ def quantized(model: GraphLayer, size: tuple[int, int], target: str) -> GraphLay
 
 def write(model: GraphLayer, folder: Path) -> Path:
     """Write the model with argmax for every engine."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     model.eval()
     headed = with_head(model, first, "argmax")
     export_inference(headed, folder / "model")
@@ -89,15 +92,23 @@ def variants(name: str, args: argparse.Namespace, size: tuple[int, int]) -> Iter
         yield "int8", quantized(model, size, args.target)
 
 
-def table(name: str, args: argparse.Namespace) -> Any:
+def models(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Path]:
+    """The exported rows of a model's table by name, made or found in ``folder``."""
+    place = folder / f"{name}_{args.height}x{args.width}"
+    listed = place / "rows.json"
+    if not listed.is_file():
+        made = enumerate(variants(name, args, (args.height, args.width)))
+        rows = {row: write(model, place / str(number)).name for number, (row, model) in made}
+        write_json(listed, rows)
+    return {row: place / path for row, path in json.loads(listed.read_text(encoding="utf-8")).items()}
+
+
+def table(folders: dict[str, Path], args: argparse.Namespace) -> Any:
     """Measure one model's rows in one interleaved run per engine set."""
-    size = (args.height, args.width)
     options = RuntimeOptions(device=args.device)
-    with tempfile.TemporaryDirectory() as work:
-        folders = {row: write(model, Path(work) / str(n)) for n, (row, model) in enumerate(variants(name, args, size))}
-        candidates = [Candidate(row, path, engine, options) for engine in args.engine for row, path in folders.items()]
-        settings = {"threads": args.threads, "warmup": args.warmup, "repeats": args.repeats, "base": "float"}
-        return measure(candidates, input_shape=(1, 3, *size), **settings)
+    candidates = [Candidate(row, path, engine, options) for engine in args.engine for row, path in folders.items()]
+    settings = {"threads": args.threads, "warmup": args.warmup, "repeats": args.repeats, "base": "float"}
+    return measure(candidates, input_shape=(1, 3, args.height, args.width), max_repeats=args.max_repeats, **settings)
 
 
 def main() -> None:
@@ -112,11 +123,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--output", default="output/seed_tables.json")
+    parser.add_argument("--max_repeats", type=int, help="go on so long for narrow intervals; default: 4 x --repeats")
+    parser.add_argument("--folder", type=Path, help="keep the models there; default: a temporary folder")
+    parser.add_argument("--prepare", action="store_true", help="make the models, measure nothing")
+    parser.add_argument("--output", type=Path, default=Path("output/seed_tables.json"))
     args = parser.parse_args()
-    console, results = Console(width=150), {}
+    with tempfile.TemporaryDirectory() as work:
+        run(args, args.folder or Path(work))
+
+
+def run(args: argparse.Namespace, folder: Path) -> None:
+    """Make and measure the models that were asked for."""
+    console = Console(width=150)
+    results = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {}
     for name in args.models:
-        result = table(name, args)
+        folders = models(name, args, folder)
+        if args.prepare:
+            continue
+        result = table(folders, args)
         console.print(f"[bold]{name}[/bold]")
         console.print(result.table())
         results[name] = result.to_dict()

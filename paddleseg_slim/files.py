@@ -6,11 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\..+)?")
+"""Names of temporary files and folders as `atomic_file`, `atomic_folder` and the export make them."""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -85,6 +89,21 @@ def recover_folder(path: str | os.PathLike[str]) -> None:
     old = target.with_name(f".{target.name}.old")
     if old.exists() and not target.exists():
         os.replace(old, target)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes have half written in ``folder`` and below, and undo half replacements.
+
+    Nothing may be writing there meanwhile.
+    """
+    for path in sorted(Path(folder).rglob(".*")):
+        if _LEFTOVER.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+        elif path.name.endswith(".old") and path.is_dir():
+            recover_folder(path.with_name(path.name[1:-4]))
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:

@@ -7,8 +7,9 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from paddleseg_slim.cli.runner import Parser
 from paddleseg_slim.errors import UserError, nearest
 
 
@@ -84,13 +85,6 @@ VERBS: dict[str, Verb] = {
 """Commands by the name that recipes use."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}.", "Correct the options of this step in the recipe.")
-
-
 def parser_of(verb: Verb) -> argparse.ArgumentParser:
     """The command's own parser.
 
@@ -98,7 +92,7 @@ def parser_of(verb: Verb) -> argparse.ArgumentParser:
         UserError: (by the parser, when it is used) the options are wrong.
     """
     module = importlib.import_module(f"paddleseg_slim.cli.{verb.command}")
-    parser = _Parser(prog=verb.command, allow_abbrev=False, add_help=False)
+    parser = Parser(prog=f"paddleseg-slim {verb.command}", allow_abbrev=False, add_help=False)
     module.add_arguments(parser)
     return parser
 

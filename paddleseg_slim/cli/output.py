@@ -13,6 +13,7 @@ import psutil
 
 from paddleseg_slim.cli.arguments import check_folder, visible
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.files import remove_leftovers
 
 _LOCK = ".running.json"
 
@@ -39,6 +40,7 @@ def claimed(
     lock = folder / _LOCK
     _take(lock)
     try:
+        remove_leftovers(folder)
         content = [] if overwrite or resume else visible(folder)
         if content:
             raise UserError(

@@ -51,7 +51,7 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
 def _run(verb: str, given: list[str], *, named: bool) -> int:
     """Parse and call; ``named``: the verb was part of the command line."""
     module = importlib.import_module(module_name(verb))
-    parser = _Parser(prog=f"paddleseg-slim {verb}" if named else None, description=module.HELP, allow_abbrev=False)
+    parser = Parser(prog=f"paddleseg-slim {verb}" if named else None, description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return int(module.run(parser.parse_args(given)))
@@ -65,10 +65,15 @@ def python_problem(version: tuple[int, int]) -> tuple[str, str] | None:
     return f"Python {version[0]}.{version[1]} is not supported.", f"Use Python {low} to {high}."
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in a line of cause and a line of remedy, without the whole usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong.
+
+        Raises:
+            UserError: always; its remedy is the nearest option, and how to see them all.
+        """
         unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
         hint = f"{nearest(unknown[1], self._option_string_actions)} " if unknown else ""
         raise UserError(f"{message[:1].upper()}{message[1:]}.", f"{hint}`{self.prog} --help` says what there is.")

@@ -104,7 +104,7 @@ def export(
     name, description = ("inference", "inference.yml") if for_fd else ("model", FILE_NAME)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export.", dir=target) as work:
+    with tempfile.TemporaryDirectory(prefix=".export.", suffix=".tmp", dir=target) as work:
         written = export_inference(headed, Path(work) / name, input_shapes=[shape], file_format=file_format)
         error = compare(written[0], references, output_op)
         if error > TOLERANCE:

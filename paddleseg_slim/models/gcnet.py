@@ -8,8 +8,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddleseg_slim.models.context_head import ContextHead
 from paddleseg_slim.models.features import exactly
-from paddleseg_slim.models.layers import AuxLayer, ConvBNReLU, resize_to, spatial_size
+from paddleseg_slim.models.layers import ConvBNReLU, resize_to, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -53,8 +54,8 @@ class GCNet(nn.Layer):
         return [resize_to(logit, size, self.align_corners) for logit in self.head(self.backbone(x))]
 
 
-class GCNetHead(nn.Layer):
-    """The context block between two convolutions, beside the features themselves; and the auxiliary head."""
+class GCNetHead(ContextHead):
+    """The context block between two convolutions, beside the features themselves."""
 
     def __init__(
         self,
@@ -65,28 +66,18 @@ class GCNetHead(nn.Layer):
         ratio: float,
         enable_auxiliary_loss: bool,
     ) -> None:
-        super().__init__()
         auxiliary, main = backbone_channels
+        super().__init__(backbone_indices)
         self.conv_bn_relu1 = ConvBNReLU(main, gc_channels, 3, padding=1)
         self.gc_block = GlobalContextBlock(gc_channels, ratio)
         self.conv_bn_relu2 = ConvBNReLU(gc_channels, gc_channels, 3, padding=1)
         self.conv_bn_relu3 = ConvBNReLU(main + gc_channels, gc_channels, 3, padding=1)
-        self.dropout = nn.Dropout(0.1)
-        self.conv = nn.Conv2D(gc_channels, num_classes, 1)
-        if enable_auxiliary_loss:
-            self.auxlayer = AuxLayer(auxiliary, auxiliary // 4, num_classes)
-        self.enable_auxiliary_loss = enable_auxiliary_loss
-        self.backbone_indices = tuple(backbone_indices)
+        self.add_classifiers(num_classes, auxiliary, gc_channels, enable_auxiliary_loss)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features of the backbone -> logits at their resolutions."""
-        auxiliary, main = (features[index] for index in self.backbone_indices)
-        context = self.conv_bn_relu2(self.gc_block(self.conv_bn_relu1(main)))
-        joined = self.conv_bn_relu3(paddle.concat([main, context], axis=1))
-        logits = [self.conv(self.dropout(joined))]
-        if self.enable_auxiliary_loss:
-            logits.append(self.auxlayer(auxiliary))
-        return logits
+    def context(self, features: Tensor) -> Tensor:
+        """``[N, main, H, W]`` -> ``[N, gc_channels, H, W]``."""
+        context = self.conv_bn_relu2(self.gc_block(self.conv_bn_relu1(features)))
+        return self.conv_bn_relu3(paddle.concat([features, context], axis=1))
 
 
 class GlobalContextBlock(nn.Layer):

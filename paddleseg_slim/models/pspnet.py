@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
+from paddleseg_slim.models.context_head import ContextHead
 from paddleseg_slim.models.features import exactly
-from paddleseg_slim.models.layers import AuxLayer, PPModule, resize_to, spatial_size
+from paddleseg_slim.models.layers import PPModule, resize_to, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -59,8 +60,8 @@ class PSPNet(nn.Layer):
         return [resize_to(logit, size, self.align_corners) for logit in self.head(self.backbone(x))]
 
 
-class PSPNetHead(nn.Layer):
-    """Pyramid pooling and a 1x1 convolution; and the auxiliary head."""
+class PSPNetHead(ContextHead):
+    """Pyramid pooling."""
 
     def __init__(
         self,
@@ -72,20 +73,12 @@ class PSPNetHead(nn.Layer):
         enable_auxiliary_loss: bool,
         align_corners: bool,
     ) -> None:
-        super().__init__()
         auxiliary, main = backbone_channels
+        super().__init__(backbone_indices)
         self.psp_module = PPModule(main, pp_out_channels, bin_sizes, True, align_corners)
-        self.dropout = nn.Dropout(0.1)
-        self.conv = nn.Conv2D(pp_out_channels, num_classes, 1)
-        if enable_auxiliary_loss:
-            self.auxlayer = AuxLayer(auxiliary, auxiliary // 4, num_classes)
-        self.enable_auxiliary_loss = enable_auxiliary_loss
-        self.backbone_indices = tuple(backbone_indices)
+        self.add_classifiers(num_classes, auxiliary, pp_out_channels, enable_auxiliary_loss)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features of the backbone -> logits at their resolutions."""
-        auxiliary, main = (features[index] for index in self.backbone_indices)
-        logits = [self.conv(self.dropout(self.psp_module(main)))]
-        if self.enable_auxiliary_loss:
-            logits.append(self.auxlayer(auxiliary))
-        return logits
+    def context(self, features: Tensor) -> Tensor:
+        """``[N, main, H, W]`` -> ``[N, pp_out_channels, H, W]``."""
+        pooled: Tensor = self.psp_module(features)
+        return pooled

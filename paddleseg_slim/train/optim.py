@@ -184,16 +184,8 @@ def adam(
     custom_cfg: list[dict[str, Any]] | None = None,
 ) -> Any:
     """Adam (Kingma and Ba, 2014); ``weight_decay`` is an L2 term in the gradient."""
-    return paddle.optimizer.Adam(
-        schedule,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=epsilon,
-        parameters=_parameters(model, custom_cfg, weight_decay),
-        weight_decay=weight_decay,
-        grad_clip=_clip(grad_clip_cfg),
-        lazy_mode=lazy_mode,
-    )
+    decayed = (weight_decay, grad_clip_cfg, custom_cfg)
+    return _adaptive(paddle.optimizer.Adam, model, schedule, (beta1, beta2, epsilon), lazy_mode, *decayed)
 
 
 @OPTIMIZERS.register("AdamW")
@@ -209,11 +201,24 @@ def adamw(
     custom_cfg: list[dict[str, Any]] | None = None,
 ) -> Any:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2017)."""
-    return paddle.optimizer.AdamW(
+    decayed = (weight_decay, grad_clip_cfg, custom_cfg)
+    return _adaptive(paddle.optimizer.AdamW, model, schedule, (beta1, beta2, epsilon), lazy_mode, *decayed)
+
+
+def _adaptive(
+    kind: Any,
+    model: paddle.nn.Layer,
+    schedule: Schedule,
+    moments: tuple[float, float, float],
+    lazy_mode: bool,
+    weight_decay: float | None,
+    grad_clip_cfg: dict[str, Any] | None,
+    custom_cfg: list[dict[str, Any]] | None,
+) -> Any:
+    """Adam or AdamW; ``moments``: beta 1, beta 2, epsilon."""
+    return kind(
         schedule,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=epsilon,
+        *moments,
         parameters=_parameters(model, custom_cfg, weight_decay),
         weight_decay=weight_decay,
         grad_clip=_clip(grad_clip_cfg),

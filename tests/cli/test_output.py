@@ -1,0 +1,48 @@
+"""The folder of a run: what a killed process left half written is gone when the next one takes the folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from tiny import ROOT
+
+from paddleseg_slim.cli.output import claimed
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.files import atomic_file, atomic_folder
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from paddleseg_slim.files import atomic_file, atomic_folder
+run = Path(sys.argv[1])
+with atomic_folder(run / "iter_2") as folder:
+    (folder / "half").write_bytes(b"x")
+    with atomic_file(run / "graph" / "weights.safetensors") as file:
+        file.write_bytes(b"x")
+        os._exit(9)
+"""
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    with atomic_folder(tmp_path / "iter_1") as folder:
+        (folder / "whole").write_bytes(b"x")
+    with atomic_file(tmp_path / ".hidden") as file:
+        file.write_bytes(b"x")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == 9 and len(list(tmp_path.rglob(".*.tmp*"))) == 2
+    tempfile.mkdtemp(prefix=".export.", suffix=".tmp", dir=tmp_path)  # as the export makes its own
+    (tmp_path / "iter_3").mkdir()
+    (tmp_path / "iter_3").rename(tmp_path / ".iter_3.old")  # killed between the two renames of a replacement
+    with claimed(str(tmp_path), resume=True):
+        pass
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"iter_1", "iter_1/whole", "iter_3", "graph", ".hidden"}
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    """Failure mode I9."""
+    with claimed(str(tmp_path)), pytest.raises(UserError, match="in use"), claimed(str(tmp_path), overwrite=True):
+        pass
