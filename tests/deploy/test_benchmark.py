@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from onnx_files import conv_net
 from PIL import Image
@@ -17,6 +18,7 @@ from paddleseg_slim.deploy.benchmark import Candidate, compare, describe_compari
 from paddleseg_slim.deploy.benchmark.worker import fill_shape, random_feeds
 from paddleseg_slim.deploy.description import Deploy, write_deploy
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, TensorSpec
+from paddleseg_slim.deploy.runtimes.machine import idle_cpus
 from paddleseg_slim.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +90,33 @@ def test_measure(small: Path, tmp_path: Path) -> None:
     assert data["rows"][2]["median_ms"] is None
     with Image.open(tmp_path / "out/benchmark.png") as picture:
         assert picture.size[0] > 500
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process(), "cpu_affinity"), reason="this system holds no process on a core")
+def test_engines_are_held_on_an_idle_core_where_there_is_one_to_spare(small: Path) -> None:
+    cores = len(psutil.Process().cpu_affinity())
+    assert idle_cpus(cores, 0.01) == ()  # all of them: nothing to choose
+    result = measure([Candidate("one", small)], input_shape=(1, 3, 8, 8), threads=1, warmup=0, repeats=2)
+    spare = psutil.cpu_count(logical=False) or 1
+    assert len(result.settings.cpus) == (1 if min(spare, cores) > 1 else 0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs to hold the busy process on a core")
+def test_the_busy_core_is_left_out() -> None:
+    allowed = psutil.Process().cpu_affinity()
+    if len(allowed) < 2:
+        pytest.skip("there is one core")
+    busy = subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{allowed[0]}}})\nwhile 1: pass"]
+    )
+    try:
+        load = psutil.cpu_percent(0.5, percpu=True)
+        chosen = idle_cpus(1, 0.5)
+    finally:
+        busy.kill()
+        busy.wait()
+    others = [load[cpu] for cpu in allowed[1:]]
+    assert not chosen or min(others) > 80 or chosen[0] != allowed[0]  # others may be as busy on a loaded machine
 
 
 def test_goes_on_until_the_interval_is_narrow(small: Path) -> None:

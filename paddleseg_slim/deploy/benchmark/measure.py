@@ -18,7 +18,7 @@ import numpy as np
 from paddleseg_slim.deploy.benchmark.result import BenchResult, Row, Settings
 from paddleseg_slim.deploy.benchmark.statistics import compare
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, find_model, require_engine
-from paddleseg_slim.deploy.runtimes.machine import describe_machine
+from paddleseg_slim.deploy.runtimes.machine import describe_machine, idle_cpus
 from paddleseg_slim.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -125,7 +125,8 @@ def measure(
     Args:
         candidates: what to measure. A candidate that fails has a row with the reason; the others go on.
         input_shape: batch, channels, height, width of one run.
-        threads: CPU threads of each engine; 0 is the physical cores.
+        threads: CPU threads of each engine; 0 is the physical cores. With fewer, the engines are held on the least busy
+            cores: else one of them may for a while share a core with something busy, and the other not.
         warmup: runs of each candidate that do not count.
         repeats: runs of each candidate that count, at least.
         block: runs in a row before it is the next candidate's turn.
@@ -145,8 +146,10 @@ def measure(
     """
     threads = RuntimeOptions(threads=threads).thread_count
     settings = Settings(tuple(input_shape), threads, warmup, repeats, block, "random" if images is None else data, seed)
+    on_cpu = all(item.options.device == "cpu" for item in candidates)
     candidates = [replace(item, options=replace(item.options, threads=threads)) for item in candidates]
     _check(candidates, settings, base)
+    settings = replace(settings, cpus=idle_cpus(threads) if on_cpu else ())
     most = 4 * repeats if max_repeats is None else max(repeats, max_repeats)
     with contextlib.ExitStack() as stack:
         processes = [_Process(item, threads) for item in candidates]
@@ -164,6 +167,7 @@ def measure(
                     images=archive,
                     warmup=warmup,
                     seed=seed,
+                    cpus=settings.cpus,
                 )
             )
         _take_turns(processes, settings, base or candidates[0].name, interval, most, progress)

@@ -26,6 +26,7 @@ class Settings:
         block: how many of them are run at once before it is the next candidate's turn.
         data: ``random`` or the folder of the images.
         seed: of the random input, the order and the bootstrap.
+        cpus: processors that the engines were held on; empty: all.
     """
 
     input_shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class Settings:
     block: int = 5
     data: str = "random"
     seed: int = 0
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class Worker:
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         """Load the model, prepare its inputs, warm up."""
+        if request["cpus"]:
+            psutil.Process().cpu_affinity(request["cpus"])
         before = psutil.Process().memory_info().rss / 1e6
         start = time.perf_counter()
         self.runtime = load(request["path"], request["engine"], RuntimeOptions(**request["options"]))

@@ -61,3 +61,27 @@ def peak_memory_mb() -> float:
         return int(line.split()[1]) * 1024 / 1e6
     info = psutil.Process().memory_info()
     return getattr(info, "peak_wset", info.rss) / 1e6
+
+
+def idle_cpus(count: int, seconds: float = 0.3) -> tuple[int, ...]:
+    """The ``count`` least busy processors, each of another core; empty where there are no more cores than that.
+
+    A process that is held on them cannot be moved beside something that keeps another core busy. The system is watched
+    for ``seconds``.
+    """
+    process = psutil.Process()
+    allowed = process.cpu_affinity() if hasattr(process, "cpu_affinity") else []
+    cores: dict[str, list[int]] = {}
+    for cpu in allowed:
+        cores.setdefault(_core(cpu), []).append(cpu)
+    if len(cores) <= count:
+        return ()
+    busy = psutil.cpu_percent(seconds, percpu=True)
+    ranked = sorted(cores.values(), key=lambda cpus: sum(busy[cpu] for cpu in cpus))
+    return tuple(sorted(cpus[0] for cpus in ranked[:count]))
+
+
+def _core(cpu: int) -> str:
+    """Name of the core that a logical processor is on."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return path.read_text(encoding="ascii").strip() if path.exists() else str(cpu)
