@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--images", type=int, default=40, help="calibration images")
-    parser.add_argument("--reconstruction_images", type=int, default=256)
+    parser.add_argument("--reconstruction_images", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=60, help="for one reconstruction")
     parser.add_argument("--test_images", type=int, help="of the test split; default all")
     parser.add_argument("--threads", type=int, default=1)

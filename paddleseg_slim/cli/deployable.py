@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,33 @@ def export_with_onnx(model: GraphLayer, folder: Path, task: Task, config: Config
     return written
 
 
-def write_stage(written: ExportResult, folder: Path, shape: tuple[int, ...], metrics: Metrics, **facts: Any) -> None:
-    """Write the stage of an exported model; ``facts``: further fields of `report.stage.Stage` (``name``, ``kind``)."""
-    counted = cost(written.layer.eval_graph, [shape])
+def write_stage(
+    deployed: GraphLayer,
+    folder: Path,
+    shape: tuple[int, ...],
+    metrics: Metrics,
+    *,
+    source: str = "model",
+    files: Sequence[str] = ("model.*", "deploy.yaml"),
+    **facts: Any,
+) -> None:
+    """Write the stage of a model that was exported.
+
+    Args:
+        deployed: what the files hold: the main logits and the output operation alone.
+        folder: of the stage.
+        shape: of one image, batch first.
+        metrics: of the model.
+        source: what they were measured of: ``model`` in memory, or the file by its engine.
+        files: patterns of the files whose sizes are told.
+        facts: further fields of `report.stage.Stage` (``name``, ``kind``).
+    """
     made = stage.Stage(
         command=shlex.join(["python", *sys.argv]),
-        accuracy=stage.Accuracy.of(metrics),
-        params=counted.parameters,
-        macs=counted.macs,
-        files=stage.file_sizes(folder, "model.*", "deploy.yaml"),
+        accuracy=stage.Accuracy.of(metrics, source),
+        params=sum(int(tensor.size) for name, tensor in deployed.tensors() if not name.startswith("quantizers.")),
+        macs=cost(deployed.eval_graph, [shape]).macs,
+        files=stage.file_sizes(folder, *files),
         environment=describe_machine(),
         input_shape=shape,
         **facts,

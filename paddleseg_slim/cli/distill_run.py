@@ -161,7 +161,7 @@ class Run:
         tags = {"Train/loss": "loss", f"Evaluate/{self.task.primary}": self.task.primary}
         curves = {tags[tag]: points for tag, points in read_curves(folder).items() if tag in tags} if result else {}
         deployable.write_stage(
-            written,
+            written.layer,
             folder,
             (1, *self.shape),
             metrics,

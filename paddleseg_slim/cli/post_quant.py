@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from paddleseg_slim.cli import arguments, output, quant_flags, runner, setup
 from paddleseg_slim.cli.quant_run import QuantRun
 
 if TYPE_CHECKING:
     from paddleseg_slim.graph import GraphLayer
+    from paddleseg_slim.quant.analysis import LayerError
     from paddleseg_slim.quant.calibrate import Calibration
 
 HELP = "quantize a trained model without training it"
@@ -19,7 +20,7 @@ FLOAT_SHARE = 0.045
 """Most of the MACs that ``--keep-float auto`` may leave in float, besides what stays so anyway."""
 
 
-RECONSTRUCTION_IMAGES = 256
+RECONSTRUCTION_IMAGES = 128
 """Images of a reconstruction, if the list has them: deep layers have many weights and see few positions an image."""
 
 
@@ -41,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reconstruct", type=float, metavar="SECONDS",
                         help="choose the rounding of each weight by the output of its block, for so long")  # fmt: skip
     parser.add_argument("--keep-float", "--keep_float", nargs="+", default=[], metavar="LAYER",
-                        help="layers that stay float, or auto: the worst with at most 5 %% of the MACs")  # fmt: skip
-    parser.add_argument("--analyze", action="store_true", help="write how much each layer suffers: sensitivity.json")
+                        help="layers that stay float; or auto: the worst within 5 %% of what int8 gains, and those "
+                        "that int8 makes slower; or slow: the latter alone")  # fmt: skip
+    parser.add_argument("--analyze", nargs="?", const="exact", choices=("exact", "fast"),
+                        help="write how much each layer suffers, measured or by gradients")  # fmt: skip
     parser.add_argument("--no_bench", action="store_true", help="measure no latency")
 
 
@@ -73,10 +76,11 @@ class _Run(QuantRun):
         from paddleseg_slim.quant.reconstruct import reconstruct
 
         source = self.results.score(self.model, "Float model")
-        named = () if self.args.keep_float == ["auto"] else tuple(self.args.keep_float)
+        wish = self.args.keep_float
+        named = () if wish in (["auto"], ["slow"]) else tuple(wish)
         calibration = self.calibrate(replace(self.settings, keep_float=named))
-        if self.args.keep_float == ["auto"]:
-            calibration = self._without_worst(calibration)
+        if wish in (["auto"], ["slow"]):
+            calibration = self._without_some(calibration, by_error=wish == ["auto"])
         elif self.args.analyze:
             self._analyze(calibration)
         layer = calibration.quantized(self.settings.choice)
@@ -111,13 +115,23 @@ class _Run(QuantRun):
         remedy = "Give more calibration images, --reconstruct 60, or train: slim/quant.py."
         return self.finish(layer, calibration, source, memory, remedy)
 
-    def _without_worst(self, calibration: Calibration) -> Calibration:
-        """Leave in float what hurts most and costs little."""
+    def _without_some(self, calibration: Calibration, by_error: bool) -> Calibration:
+        """Leave in float what costs time in int8, and with ``by_error`` what hurts most and gains little."""
+        from paddleseg_slim.cli.quant_times import gains_of, slower
         from paddleseg_slim.quant.calibrate import with_layers
         from paddleseg_slim.quant.mixed import choose_float
 
-        out = choose_float(self._analyze(calibration), FLOAT_SHARE)
-        runner.log("%d layers stay float for their error: %s", len(out), ", ".join(out) or "none")
+        layer = calibration.quantized(self.settings.choice)
+        gains = {gain.layer: gain for gain in gains_of(self, layer, calibration)}
+        out = [gain.layer for gain in slower(list(gains.values()))]
+        runner.log("%d layers stay float as int8 makes them slower: %s", len(out), ", ".join(out) or "none")
+        if by_error:
+            rows = [row for row in self._analyze(calibration) if row.layer not in out]
+            timed = [row for row in rows if row.layer in gains] or rows
+            saved = [max(gains[row.layer].gain_ms, 1e-6) for row in timed] if gains else None
+            worst = choose_float(timed, FLOAT_SHARE, saved)
+            runner.log("%d layers stay float for their error: %s", len(worst), ", ".join(worst) or "none")
+            out += worst
         return with_layers(calibration, [name for name in calibration.placement.layers if name not in out])
 
     def _control(self, calibration: Calibration, source: float) -> tuple[GraphLayer, Calibration, tuple[str, ...]]:
@@ -135,15 +149,19 @@ class _Run(QuantRun):
         runner.log("%d layers stay float for the accuracy: %s", len(found.kept), ", ".join(found.kept) or "none")
         return found.layer, found.calibration, found.kept
 
-    def _analyze(self, calibration: Calibration) -> list[Any]:
-        from dataclasses import asdict
-
+    def _analyze(self, calibration: Calibration) -> list[LayerError]:
+        """The layers, worst first; ``sensitivity.json`` and ``.png`` tell them too."""
         from paddleseg_slim.files import write_json
-        from paddleseg_slim.quant.analysis import layer_errors
+        from paddleseg_slim.quant.analysis import draw, estimate_errors, layer_errors
 
-        images = self.images(8)[0]
-        rows = layer_errors(calibration, self.settings.choice, images, self.executor, self.task.logits)
-        write_json(self.folder / "sensitivity.json", [asdict(row) for row in rows])
+        images, choice = self.images(8)[0], self.settings.choice
+        estimates = estimate_errors(calibration, choice, images, self.task.logits)
+        rows = estimates
+        if self.args.analyze != "fast":
+            rows = layer_errors(calibration, choice, images, self.executor, self.task.logits)
+        known = {row.layer: row.error for row in estimates}
+        write_json(self.folder / "sensitivity.json", [{**asdict(row), "estimate": known[row.layer]} for row in rows])
+        draw(rows, self.folder / "sensitivity.png", estimates)
         for row in rows[:5]:
             runner.log("  sensitive: %s (error %.2e of the logits' variance)", row.layer, row.error)
         return rows

@@ -24,6 +24,10 @@ from paddleseg_slim.train.loop import TrainResult
 
 ENGINES = ("onnxruntime", "openvino", "paddle")
 DENSE, PRUNED = "dense", "pruned"
+"""Folders of the models before the result."""
+
+BEFORE = "before_retraining"
+"""Name of the stage in the folder `PRUNED`."""
 
 
 class Results:
@@ -51,7 +55,7 @@ class Results:
 
     def pruned(self, result: Pruned) -> None:
         """Evaluate and export the pruned model, not trained again yet."""
-        self._stage(result.model, self.folder / PRUNED, PRUNED, "prune", DENSE)
+        self._stage(result.model, self.folder / PRUNED, BEFORE, "prune", DENSE)
 
     def final(
         self,
@@ -66,7 +70,7 @@ class Results:
         name = "retrained" if result is not None else "result"
         done = self._stage(model, self.folder, name, "prune", base)
         timed = () if self.args.no_bench else self._bench(name)
-        for folder, own in ((self.folder, name), (self.folder / PRUNED, PRUNED), (self.folder / DENSE, DENSE)):
+        for folder, own in ((self.folder, name), (self.folder / PRUNED, BEFORE), (self.folder / DENSE, DENSE)):
             if timed and (folder / stage.FILE_NAME).is_file():
                 latency = tuple(entry for entry in timed if entry.stage == own)
                 known = stage.read_stage(folder)
@@ -113,7 +117,7 @@ class Results:
         runner.log("[EVAL] %s: %s", name, metrics.line())
         check(metrics)
         written = self._export(model, folder)
-        deployable.write_stage(written, folder, self.shape, metrics, name=name, kind=kind, base=base)
+        deployable.write_stage(written.layer, folder, self.shape, metrics, name=name, kind=kind, base=base)
         return metrics
 
     def _export(self, model: GraphLayer, folder: Path) -> ExportResult:

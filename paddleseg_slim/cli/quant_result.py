@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.cli import runner
+from paddleseg_slim.cli import deployable, runner, samples
 from paddleseg_slim.cli.evaluation import Forwards
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
@@ -21,10 +18,9 @@ from paddleseg_slim.deploy.evaluate import runtime_forward
 from paddleseg_slim.deploy.head import OUTPUT_DTYPES, with_head
 from paddleseg_slim.deploy.metadata import onnx_metadata
 from paddleseg_slim.deploy.runtimes import RuntimeInfo, RuntimeOptions, available_engines, load
-from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.errors import GoalNotMet, UserError
 from paddleseg_slim.files import write_text
-from paddleseg_slim.graph import GraphLayer, cost, export_inference, save
+from paddleseg_slim.graph import GraphLayer, export_inference, save
 from paddleseg_slim.quant.placement import Placement
 from paddleseg_slim.quant.ptq import calibration_table
 from paddleseg_slim.report import stage
@@ -61,6 +57,7 @@ class Results:
     ) -> None:
         self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
         self.threads = threads
+        self._float: GraphLayer | None = None
         self.forwards = Forwards(task, args.eval_engine, threads, len(task.val_dataset()))
         self.output_op = task.output_op()
         self._agreement: tuple[str, float] | None = None
@@ -79,10 +76,11 @@ class Results:
 
     def float_stage(self, model: GraphLayer, metrics: Metrics) -> None:
         """Write the float model's ONNX file, which the quantized one is measured against."""
+        self._float = model
         folder = self.folder / FLOAT
         folder.mkdir(parents=True, exist_ok=True)
-        self._onnx(model, folder / "model.onnx")
-        self._stage(folder, FLOAT, "train", model, metrics, "model", None)
+        self.write_onnx(model, folder / "model.onnx")
+        self._stage(folder, model, metrics, "model", name=FLOAT, kind="train")
 
     def quantized(self, model: GraphLayer, placement: Placement, memory: Metrics, seconds: float) -> Metrics:
         """Write the quantized model in all its forms, evaluate the file in its engine, measure it, say what came out.
@@ -93,7 +91,7 @@ class Results:
         model.eval()
         save(model, self.folder / "graph")
         write_text(self.folder / "calibration_table.txt", calibration_table(model))
-        self._onnx(model, self.folder / "model.onnx", int32_bias=placement.profile.bias == "int32")
+        self.write_onnx(model, self.folder / "model.onnx", int32_bias=placement.profile.bias == "int32")
         # for Paddle Inference the rounding stays a part of the program: exact, at the speed and size of float
         headed = with_head(model, self.task.logits, self.output_op)
         export_inference(headed, self.folder / "model")
@@ -104,14 +102,17 @@ class Results:
             notes.append(f"No engine of the target {placement.profile.name} is installed: the file was not evaluated.")
         else:
             metrics, source = self._evaluate_file(model, engine, notes), engine
-        self._stage(self.folder, "quantized", "quant", model, metrics, source, FLOAT, tuple(notes), seconds)
+        facts = {"name": "quantized", "kind": "quant", "base": FLOAT, "notes": tuple(notes), "seconds": seconds}
+        facts["samples"] = self._samples(model)
+        self._stage(self.folder, model, metrics, source, **facts)
         if engine is not None and not self.args.no_bench:
             self._bench(placement)
         for note in notes:
             runner.log("%s", note)
         return metrics
 
-    def _onnx(self, model: GraphLayer, path: Path, int32_bias: bool = False) -> None:
+    def write_onnx(self, model: GraphLayer, path: Path, int32_bias: bool = False) -> None:
+        """Write a model with its output operation as an ONNX file."""
         from paddleseg_slim.deploy.onnx import write_onnx
 
         model.eval()
@@ -180,36 +181,14 @@ class Results:
             "Give --target cpu where the processor has no VNNI; else keep the layers float that differ (--analyze).",
         )
 
-    def _stage(
-        self,
-        folder: Path,
-        name: str,
-        kind: str,
-        model: GraphLayer,
-        metrics: Metrics,
-        source: str,
-        base: str | None,
-        notes: Sequence[str] = (),
-        seconds: float = 0.0,
-    ) -> None:
+    def _stage(self, folder: Path, model: GraphLayer, metrics: Metrics, source: str, **facts: Any) -> None:
         deployed = with_head(model, self.task.logits, self.output_op)  # without auxiliary heads, as in every stage
-        stage.write_stage(
-            folder,
-            stage.Stage(
-                name=name,
-                kind=kind,
-                command=shlex.join(["python", *sys.argv]),
-                accuracy=stage.Accuracy.of(metrics, source),
-                params=sum(int(t.size) for n, t in deployed.tensors() if not n.startswith("quantizers.")),
-                macs=cost(deployed.eval_graph, [self.shape]).macs,
-                files=stage.file_sizes(folder, "model.onnx"),
-                base=base,
-                environment=describe_machine(),
-                seconds=seconds,
-                notes=tuple(notes),
-                input_shape=self.shape,
-            ),
-        )
+        deployable.write_stage(deployed, folder, self.shape, metrics, source=source, files=("model.onnx",), **facts)
+
+    def _samples(self, model: GraphLayer) -> tuple[str, ...]:
+        """Predictions of the quantized model and of the float one."""
+        forwards = [model_forward(item) for item in (model, self._float) if item is not None]
+        return samples.write(self.folder, self.task, *forwards)
 
     def _bench(self, placement: Placement) -> None:
         """Time the quantized file against the float one, in turns, on every engine of the target."""
@@ -232,7 +211,10 @@ class Results:
                 latency.append(entry)
                 runner.log("%s: %.2f ms, %.2fx against float", row.engine, row.median_ms, entry.speedup or 0.0)
                 if entry.speedup is not None and (entry.ci_low or 0.0) <= 1.0:
-                    notes.append(f"{row.engine}: no speed-up on this machine ({entry.speedup:.2f}x).")
+                    notes.append(
+                        f"{row.engine}: no speed-up on this machine ({entry.speedup:.2f}x); "
+                        "post_quant --keep-float slow leaves layers float that int8 makes slower."
+                    )
         stage.write_stage(self.folder, replace(known, latency=tuple(latency), notes=tuple(notes)))
 
 

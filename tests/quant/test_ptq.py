@@ -6,10 +6,12 @@ import copy
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
 from quant_nets import SHAPE, images, small_model
+from scipy.stats import spearmanr
 
 from paddleseg_slim.deploy.executor import executor
 from paddleseg_slim.deploy.onnx import write_onnx
@@ -17,7 +19,7 @@ from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.deploy.runtimes import load as load_runtime
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, PaddleExecutor, fold_batch_norm, load, save
-from paddleseg_slim.quant.analysis import layer_errors
+from paddleseg_slim.quant.analysis import draw, estimate_errors, layer_errors
 from paddleseg_slim.quant.calibrate import Calibration, Choice
 from paddleseg_slim.quant.equalize import equalize
 from paddleseg_slim.quant.insert import integer_weights, remove_quantizers
@@ -163,6 +165,19 @@ def test_analysis_finds_the_layer_that_was_spoilt(source: GraphLayer) -> None:
     rows = layer_errors(calibration, Choice(), TEST, PaddleExecutor(), lambda outputs: outputs)
     assert rows[0].layer == "fuse.0" and len(rows) == 6
     assert rows[0].error > rows[-1].error > 0
+
+
+def test_gradients_tell_the_errors_of_single_layers(source: GraphLayer, tmp_path: Path) -> None:
+    _, calibration = post_quantize(source, [images()], QuantSettings(weight_bits=6), PaddleExecutor(), SHAPE)
+    choice = Choice(bias_correction=False)
+    measured = layer_errors(calibration, choice, TEST, PaddleExecutor(), lambda outputs: outputs)
+    found = {r.layer: r.error for r in estimate_errors(calibration, choice, TEST, lambda o: o, projections=32)}
+    assert set(found) == {row.layer for row in measured}
+    for row in measured:
+        assert found[row.layer] == pytest.approx(row.error, rel=0.7)
+    assert spearmanr([row.error for row in measured], [found[row.layer] for row in measured])[0] > 0.75
+    draw(measured, tmp_path / "errors.png", estimate_errors(calibration, Choice(), TEST[:2], lambda o: o, 1))
+    assert cv2.imread(str(tmp_path / "errors.png")).shape[0] > 200
 
 
 def test_accuracy_control_keeps_few_layers(source: GraphLayer) -> None:
