@@ -210,3 +210,27 @@ def tracing(program: Any, **value_methods: Any) -> Iterator[dict[int, Any]]:
         finally:  # the recorder is keyed by the address of the program: left behind, it crashes a later trace
             tensors, values = _recorder._global_parameter_recorder.pop(program)
         parameters.update((value.id, tensor) for value, tensor in zip(values, tensors))
+
+
+def last_operation(program: Any) -> Any:
+    """The operation that was built last: in the branch that is being built, before it, or None."""
+    for block in (core.pir.get_current_insertion_point().block(), program.global_block()):
+        if not block.empty():
+            return block.back()
+    return None
+
+
+def converted(layer: Any) -> Callable[..., Any]:
+    """``layer`` with its Python ``if`` and ``while`` turned into calls that can become operations (`to_static`)."""
+    from paddle.jit.dy2static.convert_call_func import convert_call
+
+    return convert_call(layer)
+
+
+@contextlib.contextmanager
+def converted_decisions(branch: Callable[..., Any]) -> Iterator[None]:
+    """Meanwhile every ``if`` of converted code calls ``branch(Paddle's own function, condition, ...)``."""
+    from paddle.jit import dy2static
+
+    with patch.object(dy2static, "IfElse", functools.partial(branch, dy2static.IfElse)):
+        yield

@@ -17,6 +17,7 @@ from paddleseg_slim.errors import SlimError, UserError
 from paddleseg_slim.graph.edit import remove_dead_nodes
 from paddleseg_slim.graph.ir import Graph
 from paddleseg_slim.graph.layer import GraphLayer, output_tensors
+from paddleseg_slim.graph.shapes import DataDependent
 from paddleseg_slim.graph.trace import Tracer, plain_attributes, prune_guards
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def capture(
     mode and statistics.
 
     Args:
-        layer: any layer; what it does must not depend on the data in tensors by Python ``if`` or ``while``.
+        layer: any layer. A Python ``if`` on the data in tensors becomes a selection between both branches
+            (``origin`` is ``to_static`` then, and a warning says so); a ``while`` on data is refused.
         input_spec: one `paddle.static.InputSpec` an input; None is a dynamic axis.
         verify: compare both graphs with the layer at two input sizes.
         fixed_size: (height, width) to capture at when the model cannot be captured with dynamic ones.
@@ -51,7 +53,7 @@ def capture(
     """
     specs = list(input_spec)
     try:
-        return _capture(layer, specs, verify, "dynamic")
+        return _capture_dynamic(layer, specs, verify)
     except SlimError as error:
         fixed = _with_size(specs, fixed_size)
         if fixed is None:
@@ -61,6 +63,23 @@ def capture(
             ) from error
         logger.warning("%s is captured at the fixed size %s: %s", type(layer).__name__, fixed_size, error.cause)
         return _capture(layer, fixed, verify, "fixed")
+
+
+def _capture_dynamic(layer: nn.Layer, specs: Sequence[Any], verify: bool) -> GraphLayer:
+    """By a plain trace; through `to_static` when the model decides by the data in tensors."""
+    try:
+        return _capture(layer, specs, verify, "dynamic")
+    except DataDependent as error:
+        try:
+            result = _capture(layer, specs, verify, "to_static")
+        except SlimError as second:
+            raise UserError(f"{error.cause} Through to_static: {second.cause}", second.remedy) from second
+        logger.warning(
+            "%s is captured through to_static, both branches are computed and one is selected: %s",
+            type(layer).__name__,
+            error.cause,
+        )
+        return result
 
 
 def _with_size(specs: Sequence[Any], size: int | tuple[int, int] | None) -> list[Any] | None:
@@ -88,10 +107,11 @@ def _capture(layer: nn.Layer, specs: Sequence[Any], verify: bool, origin: str) -
     with _unchanged(layer):
         for training in (True, False):
             layer.train() if training else layer.eval()
-            graphs[training] = _trace(layer, specs, [tensor.shape for tensor in examples[0]], names, tensors)
+            shapes = [tensor.shape for tensor in examples[0]]
+            graphs[training] = _trace(layer, specs, shapes, names, tensors, origin == "to_static")
     result = _assemble(layer, graphs[True], graphs[False], tensors, origin)
     for training in (True, False) if verify else ():
-        for inputs in examples if origin == "dynamic" else examples[:1]:
+        for inputs in examples if origin != "fixed" else examples[:1]:
             _verify(layer, result, inputs, training)
     result.training = layer.training
     return result
@@ -126,11 +146,16 @@ def _tensors_in(name: str, item: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _trace(
-    layer: nn.Layer, specs: Sequence[Any], shapes: Sequence[Any], names: dict[int, str], tensors: dict[str, Any]
+    layer: nn.Layer,
+    specs: Sequence[Any],
+    shapes: Sequence[Any],
+    names: dict[int, str],
+    tensors: dict[str, Any],
+    converted: bool = False,
 ) -> Graph:
     """Trace one mode; parameters get their structured names, and ``tensors`` gains them."""
     try:
-        graph, stored, updates = Tracer(layer, specs, shapes, names.values()).trace()
+        graph, stored, updates = Tracer(layer, specs, shapes, names.values(), converted).trace()
     except SlimError:
         raise
     except Exception as error:  # whatever the model's own code raises on symbols

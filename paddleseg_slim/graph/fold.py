@@ -13,6 +13,7 @@ from paddleseg_slim.graph.host import host_nodes
 from paddleseg_slim.graph.ir import Graph, Node, Value
 from paddleseg_slim.graph.layer import GraphLayer, new_parameter
 from paddleseg_slim.graph.part import extract
+from paddleseg_slim.graph.pir import RANDOM_OPS
 from paddleseg_slim.graph.run import DATA_DEPENDENT_OPS, Plan
 
 WEIGHT_ARGUMENT = {
@@ -24,9 +25,6 @@ WEIGHT_ARGUMENT = {
     "matmul": "y",
 }
 """Ops with a weight that a following normalisation folds into, and the argument where it stands."""
-
-RANDOM_OPS = frozenset({"uniform", "gaussian", "randint", "randperm", "bernoulli", "dropout", "multinomial"})
-"""Ops that give another result each time."""
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,18 @@ def _run_einsum(x: Any, equation: str) -> Any:
     return paddle._C_ops.einsum(x, equation)[0]
 
 
+def _run_where(condition: Any, x: Any, y: Any) -> Any:
+    """Select with a condition of another shape, as a decision on data becomes; Paddle's op takes equal shapes."""
+    import paddle
+
+    return paddle.where(condition, x, y)
+
+
+def _is_broadcast(node: Node) -> bool:
+    condition, x, y = (node.inputs.get(name) for name in ("condition", "x", "y"))
+    return all(isinstance(item, Value) for item in (condition, x, y)) and condition.shape != x.shape  # type: ignore[union-attr]
+
+
 def _adds_channels(node: Node) -> bool:
     """Whether an addition adds a number a channel to an image."""
     x, y = node.inputs.get("x"), node.inputs.get("y")
@@ -144,6 +156,7 @@ def _adds_channels(node: Node) -> bool:
 
 
 register_op(OpRow("add", run=add_channels, applies=_adds_channels))
+register_op(OpRow("where", run=_run_where, applies=_is_broadcast))
 register_op(OpRow("einsum", run=_run_einsum))
 for _op in ("conv2d", "depthwise_conv2d", "conv3d"):
     register_op(OpRow(_op, macs=_conv_macs))

@@ -27,6 +27,17 @@ SINGLE_RESULT = frozenset({"einsum"})
 
 _DIALECTS = ("pd_op.", "custom_op.")
 
+RANDOM_OPS = frozenset({"uniform", "gaussian", "randint", "randperm", "bernoulli", "dropout", "multinomial"})
+"""Ops that give another result each time."""
+
+
+def has_effect(node: Node) -> bool:
+    """Whether running a node changes something beside its outputs: statistics, or the next random numbers."""
+    if node.op in ("batch_norm", "dropout"):
+        return not node.attrs.get("is_test")
+    return node.op in RANDOM_OPS or f"pd_op.{node.op}_" in _WRITES
+
+
 NameNode = Callable[[Any, str], tuple[str, str]]
 """``(PIR operation, op) -> (layer path, name of the node)``."""
 
@@ -64,7 +75,7 @@ class ProgramReader:
         self._name_node = name_node
         self._values: dict[int, Any] = {}
         self._constants: dict[Value, tuple[Any]] = {}
-        self._known: dict[int, Node | None] = {}
+        self._known: dict[int, list[Node]] = {}
 
     def read(self) -> Graph:
         """Read the operations that were added since the last call."""
@@ -78,12 +89,53 @@ class ProgramReader:
         return self.graph
 
     def _once(self, operation: Any) -> None:
+        self.graph.nodes.extend(self._nodes(operation))
+
+    def _nodes(self, operation: Any) -> list[Node]:
+        """The nodes of an operation, read once: none of a declaration, those of both branches of a decision."""
         key = operation.id()
         if key not in self._known:
-            self._known[key] = self._operation(operation)
-        node = self._known[key]
-        if node is not None:
-            self.graph.nodes.append(node)
+            if operation.name() == "pd_op.if":
+                self._known[key] = self._decision(operation)
+            else:
+                node = self._operation(operation)
+                self._known[key] = [] if node is None else [node]
+        return self._known[key]
+
+    def _decision(self, operation: Any) -> list[Node]:
+        """Both branches, and nodes that select one: what a branch computes has no effect but its result."""
+        nodes: list[Node] = []
+        yielded: list[list[Value]] = []
+        for block in (operation.as_if_op().true_block(), operation.as_if_op().false_block()):
+            for inner in block.ops:
+                if inner.name() == "cf.yield":
+                    yielded.append([self._values[operand.id] for operand in inner.operands_source()])
+                else:
+                    nodes.extend(self._nodes(inner))
+        effect = next((node for node in nodes if has_effect(node)), None)
+        if effect is not None:
+            raise UserError(
+                f"A branch of a decision on data holds {effect.name!r} ({effect.op}), which may not run when the other "
+                "branch is taken.",
+                "Move it out of the branch, or capture the sub-layers around the decision.",
+            )
+        condition = self._values[operation.operands_source()[0].id]
+        for result, x, y in zip(operation.results(), *yielded):
+            nodes.append(self._selection(operation, result, condition, x, y))
+        return nodes
+
+    def _selection(self, operation: Any, result: Any, condition: Value, x: Value, y: Value) -> Node:
+        fit = len(x.shape) == len(y.shape) and all(a == b or -1 in (a, b) for a, b in zip(x.shape, y.shape))
+        if not fit or x.dtype != y.dtype:
+            raise UserError(
+                f"The branches of a decision on data give {x!r} and {y!r}, of which a graph cannot select one.",
+                "Let both branches give the same shape and type, or capture the sub-layers around the decision.",
+            )
+        node = Node("", "where", {"condition": condition, "x": x, "y": y}, {})
+        node.layer, node.name = self._name_node(operation, "where")
+        shape = tuple(a if a == b else -1 for a, b in zip(x.shape, y.shape))
+        node.outputs["out"] = self._values[result.id] = Value(node.name, x.dtype, shape, node)
+        return node
 
     def value(self, pir_value: Any) -> Any:
         """The value (or list of values) of a PIR value that was read."""
@@ -98,7 +150,7 @@ class ProgramReader:
         if operation.num_regions():
             raise UserError(
                 f"The model has control flow that depends on data ({name}), which a graph cannot hold.",
-                "Capture the sub-layers around it, or give fixed input sizes.",
+                "Write it as tensor operations, or capture the sub-layers around it.",
             )
         results = operation.results()
         if name == "builtin.parameter":

@@ -8,6 +8,7 @@ example size and kept as a guard of the graph.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import copy
 import sys
 from collections import Counter
@@ -111,12 +112,20 @@ class Tracer:
         specs: `paddle.static.InputSpec` of the inputs.
         example: example shapes of the inputs, at which Python decisions on shapes are answered.
         taken: names that no node may have: those of the stored tensors.
+        converted: let Paddle's `to_static` turn Python decisions on data into operations, which a plain trace refuses.
     """
 
     def __init__(
-        self, layer: nn.Layer, specs: Sequence[Any], example: Sequence[tuple[int, ...]], taken: Iterable[str]
+        self,
+        layer: nn.Layer,
+        specs: Sequence[Any],
+        example: Sequence[tuple[int, ...]],
+        taken: Iterable[str],
+        converted: bool = False,
     ) -> None:
         self._layer = layer
+        self._converted = converted
+        self._depth = 0
         self._specs = specs
         self._example = [tuple(shape) for shape in example]
         self._program = paddle.static.Program()
@@ -153,7 +162,11 @@ class Tracer:
                 compat.placeholder(name, spec.shape, compat.dtype_name(spec.dtype))
                 for name, spec in zip(self._inputs, self._specs)
             ]
-            outputs = self._layer(*inputs)
+            if self._converted:
+                with compat.converted_decisions(self._branch):
+                    outputs = compat.converted(self._layer)(*inputs)
+            else:
+                outputs = self._layer(*inputs)
         graph = self._reader.read()
         graph.outputs = self._structure(outputs)
         graph.guards = [(self._reader.value(value), expected) for value, expected in self._guards]
@@ -188,11 +201,11 @@ class Tracer:
     @contextmanager
     def _hooks(self) -> Iterator[None]:
         original = nn.Layer.__call__
-        block = self._program.global_block()
         names = self._names
 
         def next_id() -> int:
-            return 0 if block.empty() else int(block.back().id()) + 1
+            last = compat.last_operation(self._program)
+            return 0 if last is None else int(last.id()) + 1
 
         def call(layer: nn.Layer, *inputs: Any, **keywords: Any) -> Any:
             names.enter(layer, next_id())
@@ -234,7 +247,22 @@ class Tracer:
             self._shape_cache[part] = self._shape_cache[whole][axis]
         return self._shape_cache[part]
 
+    def _branch(self, decide: Any, condition: Any, *arguments: Any, **keywords: Any) -> Any:
+        """An ``if`` of converted code: on shapes a guard, as in plain code, on data an operation with two branches."""
+        if isinstance(condition, compat.PirValue) and not self._depth:
+            with contextlib.suppress(DataDependent):
+                condition = bool(self._decide(condition))
+        self._depth += 1
+        try:
+            return decide(condition, *arguments, **keywords)
+        finally:
+            self._depth -= 1
+
     def _decide(self, value: Any) -> Any:
+        if self._depth:  # the operation around it is not complete, so it cannot be read
+            raise DataDependent(
+                f"{_caller_line()}: a decision inside a branch of a decision on data.", "Move it out of the branch."
+            )
         graph = self._reader.read()
         if self._run is None:
             self._run = ShapeRun(dict(zip(graph.inputs, self._example)), ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import capture, flatten, load, save
+from paddleseg_slim.graph import capture, export_inference, flatten, load, save
 from paddleseg_slim.models.zoo import ZOO, build
 
 VISION = {
@@ -207,15 +208,75 @@ def test_a_decision_on_a_shape_becomes_a_guard() -> None:
 
 
 class DataDecision(nn.Layer):
+    """Decides by data in a branch of its own, in a helper and by an early return; and by a shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 4, 1)
+
     def forward(self, x: Any) -> Any:
-        if x.mean() > 0:
-            return x * 2
+        y = self.conv(x)
+        if y.mean() > 0:
+            y = y * 2
+        else:
+            y = self.conv(y[:, :3]) - 1
+        if x.shape[2] % 32 != 0:
+            y = F.pad(y, [0, 0, 0, 1])
+        return self.clipped(y)
+
+    def clipped(self, y: Any) -> Any:
+        if y.max() > 4.0:
+            return y * 0.25
+        return y
+
+
+def test_a_decision_on_data_becomes_a_selection(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    net = seeded(DataDecision)
+    net.conv.bias.set_value(paddle.zeros([4]))
+    graph = capture(net, SPEC)
+    assert graph.origin == "to_static" and re.search(r"test_capture\.py:\d+", caplog.text)
+    for sign in (1.0, -1.0, 9.0):
+        assert_same(net, graph, [image(2, 64, 64) * sign], 2)
+    with pytest.raises(UserError, match="another path"):
+        graph(image(2, 70, 64))
+    save(graph, tmp_path / "saved")
+    export_inference(graph, tmp_path / "exported" / "model")
+    for path in (tmp_path / "saved", tmp_path / "exported"):
+        again = flatten(load(path)(image(2, 64, 64)))[0]
+        np.testing.assert_allclose(again.numpy(), net(image(2, 64, 64)).numpy(), atol=1e-6)
+
+
+class DataLoop(nn.Layer):
+    def forward(self, x: Any) -> Any:
+        while x.max() < 100:
+            x = x * 2
         return x
 
 
-def test_a_decision_on_data_is_refused_with_its_line() -> None:
-    with pytest.raises(UserError, match=r"test_capture\.py:\d+"):
-        capture(DataDecision(), SPEC)
+class NormInBranch(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2D(3)
+
+    def forward(self, x: Any) -> Any:
+        if x.max() > 100:
+            x = self.norm(x)
+        return x
+
+
+class OtherShape(nn.Layer):
+    def forward(self, x: Any) -> Any:
+        if x.max() > 100:
+            x = x.mean([2, 3])
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [(DataLoop, "pd_op.while"), (NormInBranch, "'norm' .batch_norm."), (OtherShape, "rank")]
+)
+def test_what_no_graph_can_hold_is_refused_with_its_line(model: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"test_capture\.py:\d+.*{message}"):
+        capture(model(), SPEC)
     assert_same(*(lambda net: (net, capture(net, SPEC)))(seeded(TinyAttention)), [image()], 1)  # and the next works
 
 
