@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     resume = training.find_resume(args.resume_model, config, settings, len(dataset))
     goes_on = training.goes_on(resume, args.save_dir)
     with output.claimed(args.save_dir, overwrite=args.overwrite, resume=goes_on):
-        model = _model(args, task, config.to_static_training)
+        static = args.to_static_training or config.to_static_training
+        model = _model(args, task, static)
         if args.overwrite and not goes_on:
             _clear(settings.save_dir)
         result = training.fit(
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             dataset=dataset,
             resume=resume,
             use_vdl=args.use_vdl,
-            engine=args.eval_engine,
+            engine="paddle" if static and args.eval_engine == "auto" else args.eval_engine,
         )
         if result.is_main:
             training.write_stage(settings.save_dir, model, task, result)
@@ -111,7 +112,7 @@ def _model(args: argparse.Namespace, task: Task, to_static: bool) -> paddle.nn.L
         model = task.build_model(args.data_format)
     if paddle.distributed.get_world_size() > 1 and not paddle.get_device().startswith("cpu"):
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # Paddle has no kernel of it for the CPU
-    return paddle.jit.to_static(model) if args.to_static_training or to_static else model
+    return paddle.jit.to_static(model) if to_static else model
 
 
 def _clear(run: Path) -> None:
