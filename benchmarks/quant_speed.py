@@ -3,10 +3,12 @@
     python benchmarks/quant_speed.py latency --models unet bisenetv2 hardnet deeplabv3p_resnet50 pp_liteseg_stdc1
     python benchmarks/quant_speed.py calibration --models unet
     python benchmarks/quant_speed.py training --configs configs/fashion/fastscnn_fashion5_128x128.yml
+    python benchmarks/quant_speed.py settings --configs configs/fashion/fastscnn_fashion5_128x128.yml --weights FILE
 
 `latency` compares the float and the int8 file of each model (random weights) in one interleaved run; `calibration` is
 the time from a float model in memory to a written int8 file; `training` alternates steps of the float model and of the
-model with quantizers, both with the same loss and optimizer.
+model with quantizers, both with the same loss and optimizer; `settings` compares twenty settings, the best one scored
+on the validation set, with one calibration and its scoring.
 """
 
 from __future__ import annotations
@@ -158,7 +160,38 @@ def training(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     return results
 
 
-MEASUREMENTS = {"latency": latency, "calibration": calibration, "training": training}
+def settings(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Twenty settings against one."""
+    from quant_reference import Reference
+
+    from paddleseg_slim.deploy.executor import engine_forward
+    from paddleseg_slim.quant.compare import compare, twenty
+    from paddleseg_slim.train.evaluate import evaluate
+
+    table, results = Table("config", "calibration and scoring s", "twenty settings and scoring s", "ratio"), {}
+    for config in args.configs:
+        reference = Reference.load(config, args.weights, 1)
+        runs_on = executor("onnxruntime", args.threads)
+        images = reference.calibration(args.images)
+        began = time.perf_counter()
+        layer, seen = post_quantize(
+            reference.model, images, QuantSettings(target=args.target), runs_on, reference.shape
+        )
+        calibrated = time.perf_counter()
+        evaluate(engine_forward(layer, runs_on), reference.task)
+        scored = time.perf_counter()
+        rows = compare(seen, twenty(), np.concatenate(images[:2]), reference.task.logits)
+        best = seen.quantized(rows[0].choice)
+        evaluate(engine_forward(best, runs_on), reference.task)
+        end = time.perf_counter()
+        one, many = scored - began, calibrated - began + end - scored
+        results[reference.name] = {"one_s": one, "twenty_s": many, "ratio": many / one, "best": str(rows[0].choice)}
+        table.add_row(reference.name, f"{one:.1f}", f"{many:.1f}", f"{many / one:.2f}")
+    console.print(table)
+    return results
+
+
+MEASUREMENTS = {"latency": latency, "calibration": calibration, "training": training, "settings": settings}
 
 
 def main() -> None:
@@ -166,6 +199,7 @@ def main() -> None:
     parser.add_argument("what", choices=sorted(MEASUREMENTS))
     parser.add_argument("--models", nargs="+", default=["unet"])
     parser.add_argument("--configs", nargs="+", default=[])
+    parser.add_argument("--weights", help="of `settings`; default random ones")
     parser.add_argument("--engine", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--size", type=int, default=256)

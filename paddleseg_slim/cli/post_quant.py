@@ -19,6 +19,8 @@ HELP = "quantize a trained model without training it"
 FLOAT_SHARE = 0.045
 """Most of the MACs that ``--keep-float auto`` may leave in float, besides what stays so anyway."""
 
+SEARCH_IMAGES = 8
+"""Images of the comparison of settings."""
 
 RECONSTRUCTION_IMAGES = 128
 """Images of a reconstruction, if the list has them: deep layers have many weights and see few positions an image."""
@@ -46,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "that int8 makes slower; or slow: the latter alone")  # fmt: skip
     parser.add_argument("--analyze", nargs="?", const="exact", choices=("exact", "fast"),
                         help="write how much each layer suffers, measured or by gradients")  # fmt: skip
+    parser.add_argument("--search", action="store_true",
+                        help="compare twenty ways to choose ranges by the logits, and take the best")  # fmt: skip
     parser.add_argument("--no_bench", action="store_true", help="measure no latency")
 
 
@@ -79,6 +83,8 @@ class _Run(QuantRun):
         wish = self.args.keep_float
         named = () if wish in (["auto"], ["slow"]) else tuple(wish)
         calibration = self.calibrate(replace(self.settings, keep_float=named))
+        if self.args.search:
+            self._search(calibration)
         if wish in (["auto"], ["slow"]):
             calibration = self._without_some(calibration, by_error=wish == ["auto"])
         elif self.args.analyze:
@@ -114,6 +120,17 @@ class _Run(QuantRun):
         runner.log("%s", calibration.placement.summary())
         remedy = "Give more calibration images, --reconstruct 60, or train: slim/quant.py."
         return self.finish(layer, calibration, source, memory, remedy)
+
+    def _search(self, calibration: Calibration) -> None:
+        """Take the best of twenty settings; ``settings.json`` tells all."""
+        from paddleseg_slim.files import write_json
+        from paddleseg_slim.quant.compare import compare, twenty
+
+        rows = compare(calibration, twenty(), self.images(SEARCH_IMAGES)[0], self.task.logits)
+        write_json(self.folder / "settings.json", [asdict(row) for row in rows])
+        best = rows[0]
+        runner.log("Of %d settings the best is %s (error %.4f).", len(rows), best.choice, best.error)
+        self.settings = replace(self.settings, choice=best.choice)
 
     def _without_some(self, calibration: Calibration, by_error: bool) -> Calibration:
         """Leave in float what costs time in int8, and with ``by_error`` what hurts most and gains little."""

@@ -68,12 +68,12 @@ def layer_errors(
     """
     model = calibration.layer
     names = list(calibration.placement.layers if layers is None else layers)
-    expected = _logits(model, images, executor, logits)
+    expected = logits_of(model, images, executor, logits)
     spread = max(float(expected.var()), 1e-12)
     rows = []
     for index, name in enumerate(names):
         alone = with_layers(calibration, [name]).quantized(choice)
-        found = _logits(alone, images, executor, logits)
+        found = logits_of(alone, images, executor, logits)
         error = float(((found - expected) ** 2).mean()) / spread
         rows.append(LayerError(name, error, calibration.placement.macs[name]))
         if progress is not None:
@@ -81,7 +81,8 @@ def layer_errors(
     return sorted(rows, key=lambda row: -row.error)
 
 
-def _logits(model: GraphLayer, images: np.ndarray, executor: Executor, logits: Callable[[Any], Any]) -> np.ndarray:
+def logits_of(model: GraphLayer, images: np.ndarray, executor: Executor, logits: Callable[[Any], Any]) -> np.ndarray:
+    """The logits of a model on images, through an executor."""
     graph = model.eval_graph
     value: Value = logits(graph.outputs)
     part = extract(graph, graph.inputs, [value])

@@ -85,26 +85,36 @@ class Calibration:
         choice = choice or Choice()
         layer = copy.deepcopy(self.layer)
         weights = self.weight_scales(choice)
+        insert(layer, self.placement, self.scales(choice), weights)
+        self.settle_biases(layer, choice, weights)
+        return layer
+
+    def settle_biases(self, layer: GraphLayer, choice: Choice, weights: Mapping[str, np.ndarray]) -> None:
+        """Correct the biases of a quantized model that has those of the float one, and round them if the target does.
+
+        Args:
+            layer: quantized, changed in place.
+            choice: whether to correct.
+            weights: its scales of the weights.
+        """
         if choice.bias_correction:
             self._correct_biases(layer, weights)
-        insert(layer, self.placement, self.scales(choice), weights)
         if self.placement.profile.bias == "int32":
             round_biases(layer)
-        return layer
 
     def _correct_biases(self, layer: GraphLayer, scales: Mapping[str, np.ndarray]) -> None:
         """Add to each bias what rounding the weight takes from the mean output (Nagel et al. 2019, section 4.2)."""
         grids = {site.value: site.grid for site in self.placement.weights()}
         for name in self.placement.layers:
-            node = layer.eval_graph.node(name)
-            weight, bias = weight_of(node).name, bias_name(layer.eval_graph, node)
+            node = self.layer.eval_graph.node(name)
+            weight, bias = weight_of(node).name, bias_name(self.layer.eval_graph, node)
             if bias is None or name not in self.means:
                 continue
             array = layer.tensor(weight).numpy()
             lost = array - fake_quantize_array(array, scales[weight], grids[weight])
             shift = output_of_constant(node, lost, self.means[name])
             old = layer.tensor(bias).numpy()
-            layer.set_tensor(bias, (old.reshape(-1) + shift).reshape(old.shape).astype(old.dtype))
+            layer.tensor(bias).set_value((old.reshape(-1) + shift).reshape(old.shape).astype(old.dtype))
 
 
 def output_of_constant(node: Node, weight: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, PaddleExecutor, fold_batch_norm, load, save
 from paddleseg_slim.quant.analysis import draw, estimate_errors, layer_errors
 from paddleseg_slim.quant.calibrate import Calibration, Choice
+from paddleseg_slim.quant.compare import compare, twenty
 from paddleseg_slim.quant.equalize import equalize
 from paddleseg_slim.quant.insert import integer_weights, remove_quantizers
 from paddleseg_slim.quant.ptq import (
@@ -165,6 +166,17 @@ def test_analysis_finds_the_layer_that_was_spoilt(source: GraphLayer) -> None:
     rows = layer_errors(calibration, Choice(), TEST, PaddleExecutor(), lambda outputs: outputs)
     assert rows[0].layer == "fuse.0" and len(rows) == 6
     assert rows[0].error > rows[-1].error > 0
+
+
+def test_settings_are_compared_as_if_each_was_made_alone(source: GraphLayer) -> None:
+    _, calibration = post_quantize(source, [images()], QuantSettings(weight_bits=4), PaddleExecutor(), SHAPE)
+    rows = compare(calibration, twenty(), TEST, lambda outputs: outputs)
+    assert len(rows) == 20 == len({row.choice for row in rows})
+    assert [row.error for row in rows] == sorted(row.error for row in rows)
+    for row in (rows[0], rows[-1]):
+        alone = run(calibration.quantized(row.choice))
+        error = np.sqrt(((alone - run(source)) ** 2).mean()) / run(source).std()
+        assert row.error == pytest.approx(error, rel=1e-3)
 
 
 def test_gradients_tell_the_errors_of_single_layers(source: GraphLayer, tmp_path: Path) -> None:
