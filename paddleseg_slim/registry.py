@@ -69,6 +69,7 @@ TASKS = Registry("task")
 OP_MODULES = {
     "slim.fake_quant": "paddleseg_slim.quant.node",
     "slim.train_quant": "paddleseg_slim.quant.quantizers",
+    "slim.log2_quant": "paddleseg_slim.quant.tables",
 }
 """The module that registers the row of an op of our own, for a process that loads a graph with the op in it.
 

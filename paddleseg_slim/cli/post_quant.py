@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "that int8 makes slower; or slow: the latter alone")  # fmt: skip
     parser.add_argument("--analyze", nargs="?", const="exact", choices=("exact", "fast"),
                         help="write how much each layer suffers, measured or by gradients")  # fmt: skip
+    parser.add_argument("--tables", choices=("abs_max", "log2"), help="store look-up tables (embeddings) in 8 bits")
     parser.add_argument("--search", action="store_true",
                         help="compare twenty ways to choose ranges by the logits, and take the best")  # fmt: skip
     parser.add_argument("--no_bench", action="store_true", help="measure no latency")
@@ -77,8 +78,10 @@ class _Run(QuantRun):
     def run(self) -> int:
         """Calibrate, quantize, check, write."""
         from paddleseg_slim.quant.ptq import entry_of
-        from paddleseg_slim.quant.reconstruct import reconstruct
+        from paddleseg_slim.quant.tables import quantize_tables, tables_of
 
+        if self.args.tables:
+            tables_of(self.model)
         source = self.results.score(self.model, "Float model")
         wish = self.args.keep_float
         named = () if wish in (["auto"], ["slow"]) else tuple(wish)
@@ -89,23 +92,17 @@ class _Run(QuantRun):
             calibration = self._without_some(calibration, by_error=wish == ["auto"])
         elif self.args.analyze:
             self._analyze(calibration)
-        layer = calibration.quantized(self.settings.choice)
-        if self.args.reconstruct:
-            report = reconstruct(
-                layer,
-                calibration.layer,
-                self.images(max(calibration.images, RECONSTRUCTION_IMAGES)),
-                self.args.reconstruct,
-                executor=self.executor,
-                seed=self.args.seed,
-                int32_bias=calibration.placement.profile.bias == "int32",
-            )
-            runner.log("Reconstruction: %s", report.line())
+        layer = self._made(calibration)
         memory = self.results.score(layer, "Quantized model")
         kept: tuple[str, ...] = ()
         if self.args.max_drop is not None and memory.score < source.score - self.args.max_drop:
-            layer, calibration, kept = self._control(calibration, source.score)
+            calibration, kept = self._control(calibration, source.score)
+            layer = self._made(calibration)
             memory = self.results.score(layer, "Quantized model")
+        if self.args.tables:
+            names = quantize_tables(layer, self.args.tables)
+            runner.log("In 8 bits (%s): %s", self.args.tables, ", ".join(names))
+            memory = self.results.score(layer, "With tables in 8 bits")
         layer.record.append(
             entry_of(
                 calibration.placement,
@@ -120,6 +117,24 @@ class _Run(QuantRun):
         runner.log("%s", calibration.placement.summary())
         remedy = "Give more calibration images, --reconstruct 60, or train: slim/quant.py."
         return self.finish(layer, calibration, source, memory, remedy)
+
+    def _made(self, calibration: Calibration) -> GraphLayer:
+        """The quantized model, reconstructed if that is asked for."""
+        from paddleseg_slim.quant.reconstruct import reconstruct
+
+        layer = calibration.quantized(self.settings.choice)
+        if self.args.reconstruct:
+            report = reconstruct(
+                layer,
+                calibration.layer,
+                self.images(max(calibration.images, RECONSTRUCTION_IMAGES)),
+                self.args.reconstruct,
+                executor=self.executor,
+                seed=self.args.seed,
+                int32_bias=calibration.placement.profile.bias == "int32",
+            )
+            runner.log("Reconstruction: %s", report.line())
+        return layer
 
     def _search(self, calibration: Calibration) -> None:
         """Take the best of twenty settings; ``settings.json`` tells all."""
@@ -151,7 +166,7 @@ class _Run(QuantRun):
             out += worst
         return with_layers(calibration, [name for name in calibration.placement.layers if name not in out])
 
-    def _control(self, calibration: Calibration, source: float) -> tuple[GraphLayer, Calibration, tuple[str, ...]]:
+    def _control(self, calibration: Calibration, source: float) -> tuple[Calibration, tuple[str, ...]]:
         """Keep the most sensitive layers float until the accuracy is reached."""
         from paddleseg_slim.quant.ptq import within_drop
 
@@ -164,7 +179,7 @@ class _Run(QuantRun):
             source - self.args.max_drop,
         )
         runner.log("%d layers stay float for the accuracy: %s", len(found.kept), ", ".join(found.kept) or "none")
-        return found.layer, found.calibration, found.kept
+        return found.calibration, found.kept
 
     def _analyze(self, calibration: Calibration) -> list[LayerError]:
         """The layers, worst first; ``sensitivity.json`` and ``.png`` tell them too."""

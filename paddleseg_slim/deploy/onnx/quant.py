@@ -14,6 +14,9 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Node, Value
 
 FAKE_QUANT = "slim.fake_quant"
+_EXPONENTS = 63
+"""Of `quant.tables`."""
+
 _TYPES = (("uint8", 13), ("int8", 13), ("uint16", 21), ("int16", 21))
 """Integer types, narrow ones and unsigned ones first, and the opset that first quantizes to each."""
 
@@ -94,6 +97,22 @@ def _stored(b: Builder, node: Node, scale: np.ndarray, zero: np.ndarray) -> list
         b.constant(scale, b.cache[key])
         b.constant(zero, b.cache[key] + ".zero")
     return [b.cache[key], b.cache[key] + ".zero"]
+
+
+@writes("slim.log2_quant")
+def _log2(b: Builder, node: Node) -> str:
+    """A table of signs and exponents: one byte a weight, looked up among the powers of two."""
+    array, top = b.array(node.value("x")), int(node.attrs["top"])
+    if array is None:
+        raise UserError(f"{node.name!r} rounds what the graph computes to powers of two.", "It is for stored weights.")
+    powers = np.append(0.0, 2.0 ** np.arange(top - _EXPONENTS + 1, top + 1))
+    magnitude = np.abs(array.astype(np.float64))
+    exponents = np.round(np.log2(np.maximum(magnitude, 1e-300)))
+    places = np.where(magnitude < 2.0 ** (top - _EXPONENTS), 0, np.clip(exponents - top + _EXPONENTS, 1, _EXPONENTS))
+    codes = (np.sign(array) * places + _EXPONENTS).astype(np.uint8)
+    book = np.concatenate([-powers[:0:-1], powers]).astype(np.float32)
+    wide = b.op("Cast", [b.constant(codes, b.unique(f"{node.value('x').name}.log2"))], node, to=6)
+    return b.op("Gather", [b.constant(book, b.unique(f"{node.name}.powers")), wide], node, last=True, axis=0)
 
 
 def quantized_bias(b: Builder, node: Node, x: Value, filters: Value, bias: np.ndarray) -> str | None:
