@@ -42,4 +42,4 @@ def plain_preprocessing(transforms: Sequence[Mapping[str, Any]]) -> dict[str, st
 
 
 def _three(numbers: Sequence[float]) -> str:
-    return " ".join(repr(float(number)) for number in (numbers * 3 if len(numbers) == 1 else numbers))
+    return " ".join(repr(float(number)) for number in (list(numbers) * 3 if len(numbers) == 1 else numbers))

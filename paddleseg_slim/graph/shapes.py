@@ -31,6 +31,7 @@ class ShapeRun:
         self.program = paddle.static.Program()
         self.host: dict[Value, np.ndarray] = {}
         self._meta: dict[Value, Any] = {}
+        self._partly: dict[Value, np.ndarray] = {}
         with compat.building(self.program):
             for value, shape in feeds.items():
                 self._feed(value, shape)
@@ -96,9 +97,25 @@ class ShapeRun:
             if -1 not in shape:
                 self.host[node.out] = run_host(node, self.host.__getitem__, self.shape)
                 return
+        part = self._sizes(node)
+        if part is not None:
+            if -1 not in part:
+                self.host[node.out] = part
+                return
+            self._partly[node.out] = part
         node = sized(node, self.host)
         for value, result in result_values(node, build(node, call_of(node), self._argument)):
             self._meta[value] = result
+
+    def _sizes(self, node: Node) -> np.ndarray | None:
+        """What is known of a shape or of a slice of one: ``x.shape[1:]`` where the batch is open; -1 for the rest."""
+        if node.op in ("shape", "shape64"):
+            return np.array(self.shape(node.input_values()[0]), node.out.dtype)
+        source = node.inputs.get("input") if node.op == "slice" else None
+        bounds = [slot for name in ("starts", "ends") for slot in slot_values(node.inputs.get(name) or [])]
+        if not isinstance(source, Value) or source not in self._partly or bounds:
+            return None
+        return np.asarray(run_host(node, self._partly.__getitem__, self.shape)).astype(node.out.dtype)
 
     def _argument(self, value: Value, kind: str) -> Any:
         if value in self.host:

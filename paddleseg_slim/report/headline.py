@@ -60,13 +60,13 @@ def _speed(last: Row, first: Row) -> tuple[str, Figure | None]:
         return "", None
     setup = min(speeds, key=lambda key: speeds[key].latency.median_ms)
     speed, before = speeds[setup], first.speeds.get(setup)
-    figure_detail = f"{setup.engine}, {speed.latency.median_ms:.2f} ms"
+    figure_detail = f"{setup.title}, {speed.latency.median_ms:.2f} ms"
     figure_detail += f", was {before.latency.median_ms:.2f} ms" if before else ""
     ratio = speed.ratio or 1.0
     if speed.latency.no_difference:
-        return f"no faster in {setup.engine}", ("speed-up", "none", figure_detail)
+        return f"no faster in {setup.title}", ("speed-up", "none", figure_detail)
     word = f"{ratio:.1f}x faster" if ratio > 1 else f"{1 / ratio:.1f}x slower"
-    return f"{word} in {setup.engine}", ("speed-up", f"{ratio:.2f}x", figure_detail)
+    return f"{word} in {setup.title}", ("speed-up", f"{ratio:.2f}x", figure_detail)
 
 
 def _size(last: Row, first: Row) -> tuple[str, Figure | None]:

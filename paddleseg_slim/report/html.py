@@ -10,7 +10,7 @@ from string import Template
 
 from paddleseg_slim.report import pictures
 from paddleseg_slim.report.headline import Headline
-from paddleseg_slim.report.samples import CHANGED, Tile, class_colors, sample_tiles
+from paddleseg_slim.report.samples import CHANGED, Tile, overlay_colors, sample_tiles
 from paddleseg_slim.report.summary import Row, Summary, classes, duration, warnings
 from paddleseg_slim.report.tables import cells, class_rows, columns, explanation
 
@@ -131,7 +131,7 @@ def _tiles(tiles: Sequence[Tile]) -> str:
 
 def _legend(summary: Summary) -> str:
     names = classes(summary.rows)
-    colors = class_colors(max(len(names), 1))
+    colors = overlay_colors(max(len(names), 1))
     items = [
         f'<span><i style="background:rgb{tuple(int(value) for value in color)}"></i>{escape(name)}</span>'
         for index, (name, color) in enumerate(zip(names, colors))

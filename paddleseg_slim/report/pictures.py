@@ -17,7 +17,7 @@ COLORS = ("#1f5f99", "#d9730d", "#3d8f5f", "#8a4fa3", "#b8324a", "#5c6b73", "#b5
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE: dict[Any, Any] = {
-    "font.size": 10,
+    "font.size": 12.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#8895a0",
@@ -44,6 +44,12 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _space(figure: Figure) -> None:
+    """Keep the panels of a figure apart."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(hspace=0.08)
+
+
 def pareto(summary: Summary) -> bytes | None:
     """Accuracy against latency, a panel a setup, the frontier as a line: what is below and right of it is beaten.
 
@@ -54,9 +60,10 @@ def pareto(summary: Summary) -> bytes | None:
     if not panels:
         return None
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.7 * len(panels)), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.0 * len(panels)), layout="constrained")
         for axes, (setup, points) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels):
             _draw_pareto(axes, summary, setup, points)
+        _space(figure)
         return _svg(figure)
 
 
@@ -80,11 +87,11 @@ def _draw_pareto(axes: Axes, summary: Summary, setup: Setup, points: list[tuple[
         axes.scatter(
             ms, score, s=70, color=stage_color(summary, name), marker=_MARKERS[index % len(_MARKERS)], zorder=3
         )
-        axes.annotate(name, (ms, score), xytext=(7, 6), textcoords="offset points", fontsize=9, zorder=4)
+        axes.annotate(name, (ms, score), xytext=(7, 6), textcoords="offset points", fontsize=11.5, zorder=4)
     axes.margins(0.22)
     axes.set_xlabel("median milliseconds a run (less is better)")
     axes.set_ylabel(f"{primary_name(summary)} (more is better)")
-    axes.set_title(str(setup), fontsize=10, loc="left", color="#33424d")
+    axes.set_title(str(setup), fontsize=12.5, loc="left", color="#33424d")
 
 
 def latency_bars(summary: Summary) -> bytes | None:
@@ -92,12 +99,13 @@ def latency_bars(summary: Summary) -> bytes | None:
     panels = [(s, [(r, r.speeds[s]) for r in summary.rows if s in r.speeds]) for s in summary.setups]
     if not panels:
         return None
-    heights = [1.0 + 0.42 * len(rows) for _, rows in panels]
+    heights = [1.1 + 0.48 * len(rows) for _, rows in panels]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, sum(heights)), layout="constrained")
         all_axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
         for axes, (setup, rows) in zip(all_axes, panels):
             _draw_bars(axes, summary, setup, rows)
+        _space(figure)
         all_axes[-1].set_xlabel("milliseconds a run: median (bar), 90th percentile (line)")
         return _svg(figure)
 
@@ -114,13 +122,13 @@ def _draw_bars(axes: Axes, summary: Summary, setup: Setup, rows: list[tuple[Row,
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8.5,
+            fontsize=11,
         )
     axes.set_yticks(range(len(rows)), [row.stage.name for row, _ in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1.5 * max(max(speed.latency.median_ms, speed.latency.p90_ms) for _, speed in rows))
-    axes.set_title(str(setup), fontsize=10, loc="left", color="#33424d")
+    axes.set_xlim(0, 1.9 * max(max(speed.latency.median_ms, speed.latency.p90_ms) for _, speed in rows))
+    axes.set_title(str(setup), fontsize=12.5, loc="left", color="#33424d")
 
 
 def class_dots(summary: Summary) -> bytes | None:
@@ -130,7 +138,7 @@ def class_dots(summary: Summary) -> bytes | None:
     if not names:
         return None
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 1.3 + 0.34 * len(names)), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.4 + 0.4 * len(names)), layout="constrained")
         axes = figure.subplots()
         for place, name in enumerate(names):
             values = [row.stage.accuracy.per_class.get(name) for row in rows if row.stage.accuracy]
@@ -153,7 +161,9 @@ def class_dots(summary: Summary) -> bytes | None:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel(f"{primary_name(summary)} of the class")
-        axes.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(rows), 4))
+        axes.legend(
+            fontsize=11.5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(rows), 4)
+        )
         return _svg(figure)
 
 
@@ -165,12 +175,12 @@ def learning_curves(summary: Summary) -> bytes | None:
     if not names:
         return None
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 2.4 * len(names)), layout="constrained")
+        figure = Figure(figsize=(6.4, 2.8 * len(names)), layout="constrained")
         for axes, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names):
             for row in summary.rows:
                 _draw_curve(axes, row, name, stage_color(summary, row.stage.name))
             axes.set_ylabel(name)
-            axes.legend(fontsize=8.5, frameon=False)
+            axes.legend(fontsize=11, frameon=False)
         axes.set_xlabel("training step")
         return _svg(figure)
 

@@ -40,6 +40,18 @@ def class_colors(count: int) -> np.ndarray:
     return colors.astype(np.uint8)
 
 
+_CLEAR = ("#e6550d", "#1f9ed1", "#f2c80f", "#2ca25f", "#9467bd", "#e377c2", "#8c6d31", "#17becf", "#a1d99b", "#393b79")
+"""Colours of the first classes after the background: told apart also by people who see no red or no green."""
+
+
+def overlay_colors(count: int) -> np.ndarray:
+    """Colours of the classes on a page, uint8 ``[count, 3]``; beyond the clear ones, those of `class_colors`."""
+    colors = class_colors(count)
+    clear = np.array([[int(text[place : place + 2], 16) for place in (1, 3, 5)] for text in _CLEAR], np.uint8)
+    colors[1 : len(clear) + 1] = clear[: max(0, count - 1)]
+    return colors
+
+
 def save_sample(
     path: str | Path,
     image: np.ndarray,
@@ -104,9 +116,19 @@ def _compare(arrays: dict[str, np.ndarray]) -> list[Tile]:
 
 
 def _overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    colors = class_colors(256)[np.clip(classes, 0, 255).astype(np.int64)].astype(np.float32)
-    share = np.where((classes == 0) | (classes == _IGNORED), 0.0, 0.72)[..., None]
+    colors = overlay_colors(256)[np.clip(classes, 0, 255).astype(np.int64)].astype(np.float32)
+    shown = (classes != 0) & (classes != _IGNORED)
+    share = np.where(shown & _edges(classes), 1.0, np.where(shown, 0.62, 0.0))[..., None]
     return (image * (1 - share) * 0.9 + colors * share).astype(np.uint8)
+
+
+def _edges(classes: np.ndarray) -> np.ndarray:
+    """Pixels beside another class, bool ``[H, W]``."""
+    edges = np.zeros(classes.shape, bool)
+    for axis in (0, 1):
+        differ = np.diff(classes.astype(np.int64), axis=axis) != 0
+        edges |= np.insert(differ, 0, False, axis=axis) | np.insert(differ, differ.shape[axis], False, axis=axis)
+    return edges
 
 
 def _marked(image: np.ndarray, changed: np.ndarray) -> np.ndarray:

@@ -16,6 +16,14 @@ _FORMATS = {
 }
 """Formats of a model file by suffix, in the order in which the report prefers them."""
 
+ENGINE_TITLES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "paddle": "Paddle Inference",
+    "tensorrt": "TensorRT",
+}
+"""What engines are called on the page."""
+
 _NOT_MODELS = ("stage.json", "compression.json", "manifest.json", "benchmark.json", "graph.json", "sensitivities.json")
 
 
@@ -33,9 +41,14 @@ class Setup:
         """The setup of a measured time."""
         return cls(latency.engine, latency.device, latency.threads, tuple(latency.input_shape))
 
+    @property
+    def title(self) -> str:
+        """The engine as its makers write it."""
+        return ENGINE_TITLES.get(self.engine, self.engine)
+
     def __str__(self) -> str:
         where = f"{self.threads} thread{'s' if self.threads != 1 else ''}" if self.device == "cpu" else self.device
-        return f"{self.engine}, {where}, {'x'.join(map(str, self.input_shape))}"
+        return f"{self.title}, {where}, {'x'.join(map(str, self.input_shape))}"
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,23 @@ def test_deformable_convolution(masked: bool) -> None:
     np.testing.assert_allclose(got, layer(paddle.to_tensor(image)).numpy(), atol=2e-5)
 
 
+def test_sizes_are_read_once_and_folded_where_they_are_known() -> None:
+    """Tokens back to a map, as transformers do: one Shape for height and width, none where only the batch is open."""
+    layer = captured(
+        Of(
+            lambda s, x: s.conv(F.relu(x.flatten(2)).reshape([x.shape[0], 3, x.shape[2], x.shape[3]])),
+            conv=nn.Conv2D(3, 4, 1),
+        )
+    )
+    free = to_onnx(layer)
+    kinds = [node.op_type for node in free.graph.node]
+    assert kinds.count("Shape") <= 2 and not {"Gather", "Squeeze", "Slice"} & set(kinds)
+    assert_same(layer, free, (2, 3, 12, 16))
+    batch = to_onnx(layer, shapes=[(-1, 3, 12, 16)])
+    assert not {"Shape", "Gather", "Slice"} & {node.op_type for node in batch.graph.node}
+    assert_same(layer, batch, (3, 3, 12, 16))
+
+
 def test_batch_norm_and_bias_are_folded() -> None:
     model = to_onnx(captured(_conv_bn()))
     assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]

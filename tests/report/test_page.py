@@ -138,7 +138,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 def test_the_command_writes_page_and_markdown(run, tmp_path):
     done = command(str(run), "--save_path", str(tmp_path / "out" / "page.html"), "--title", "My run")
     assert done.returncode == 0, done.stderr
-    assert "1.9x faster in onnxruntime" in done.stdout
+    assert "1.9x faster in ONNX Runtime" in done.stdout
     assert "<title>My run</title>" in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "page.md").read_text(encoding="utf-8").startswith("# My run")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "page.md"]

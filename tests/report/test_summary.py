@@ -36,12 +36,12 @@ def test_the_table_of_a_run(tmp_path):
         ("42.3 M", "-31 %"),
         ("791 kB", "ONNX, -83 %"),
     ]
-    assert warnings(summary) == ["int8: no speed-up against dense (openvino, 2 threads, 1x3x128x128)."]
+    assert warnings(summary) == ["int8: no speed-up against dense (OpenVINO, 2 threads, 1x3x128x128)."]
 
 
 def test_the_headline_compares_the_end_with_the_beginning(tmp_path):
     headline = Headline.of(summarize(find_stages([make_run(tmp_path)])))
-    assert headline.sentence == ("dense → int8: 1.9x faster in onnxruntime and 5.8x smaller, mIoU 0.8 points lower")
+    assert headline.sentence == ("dense → int8: 1.9x faster in ONNX Runtime and 5.8x smaller, mIoU 0.8 points lower")
     figures = {name: (value, detail) for name, value, detail in headline.figures}
     assert figures["speed-up"][0] == "1.90x"
     assert figures["mIoU"] == ("0.6731", "was 0.6812, -0.81 points")
@@ -137,3 +137,13 @@ def test_class_colours_are_those_of_pascal_voc():
     assert [tuple(color) for color in class_colors(256)[:6].tolist()] == expected
     assert tuple(class_colors(256)[255].tolist()) == (224, 224, 192)
     assert class_colors(256).dtype == np.uint8
+
+
+def test_overlay_colors_are_clear_first_and_then_those_of_pascal_voc() -> None:
+    from paddleseg_slim.report.samples import class_colors, overlay_colors
+
+    colors = overlay_colors(256)
+    assert colors[0].tolist() == [0, 0, 0] and colors[1].tolist() == [230, 85, 13]
+    assert (colors[11:] == class_colors(256)[11:]).all()
+    assert overlay_colors(1).tolist() == [[0, 0, 0]] and len(overlay_colors(4)) == 4
+    assert len({tuple(color) for color in colors[:11].tolist()}) == 11

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PROCESS_SPREAD = 0.006
+"""Standard deviation of the log time of one file between processes that load it: memory lies otherwise in each.
+
+By ``benchmarks/self_agreement.py``: no number of runs in the same two processes tells it from a real difference.
+"""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -42,7 +48,7 @@ def compare(base_label: str, base: np.ndarray, candidate: np.ndarray, *, seed: i
     Every round gives one pair, the medians of its two blocks; what slowed the machine in a round slowed both. The
     speed-up is the exponential of the trimmed mean (20 % at each end) of the pairs' log ratios, its interval comes from
     2000 bootstrap samples of the pairs (Efron and Tibshirani 1993, chapter 13, percentile interval widened by
-    ``sqrt(n / (n - 1))`` for the few pairs there are).
+    ``sqrt(n / (n - 1))`` for the few pairs there are), with `PROCESS_SPREAD` of both sides added in squares.
 
     Args:
         base_label: what the base is called.
@@ -57,7 +63,9 @@ def compare(base_label: str, base: np.ndarray, candidate: np.ndarray, *, seed: i
         return Comparison(base_label, float(np.exp(middle)), 0.0, float("inf"))
     samples = np.random.default_rng(seed).integers(rounds, size=(2000, rounds))
     spread = _trimmed_mean(ratios[samples]) - middle
-    low, high = middle + np.quantile(spread, [0.025, 0.975]) * np.sqrt(rounds / (rounds - 1))
+    below, above = np.quantile(spread, [0.025, 0.975]) * np.sqrt(rounds / (rounds - 1))
+    between = 1.96 * np.sqrt(2) * PROCESS_SPREAD
+    low, high = middle - np.hypot(below, between), middle + np.hypot(above, between)
     return Comparison(base_label, *(float(np.exp(value)) for value in (middle, low, high)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
 import numpy as np
@@ -28,6 +29,20 @@ DTYPES = {
 """ONNX element types by the graph's dtype names."""
 
 Written = Union[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The sizes of the axes ``start`` to ``end`` of a value, known when the model runs."""
+
+    value: Value
+    start: int
+    end: int
+
+
+Number = Union[int, str, Size]
+"""A known number, the name of an int64 ``[n]`` tensor, or the sizes of some axes."""
+
 WriteFunction = Callable[["Builder", Node], Written]
 F = TypeVar("F", bound=WriteFunction)
 
@@ -265,15 +280,15 @@ class Builder:
         """An argument of constant integers as a list."""
         return [int(item) for item in np.asarray(self.known(node, argument, list(default))).reshape(-1)]
 
-    def numbers(self, node: Node, argument: str) -> list[int | str]:
-        """An argument of integers, item by item: the number where known, else the name of an int64 ``[1]`` tensor.
+    def numbers(self, node: Node, argument: str) -> list[Number]:
+        """An argument of integers, item by item: the number where known, else what makes an int64 ``[1]`` tensor.
 
         A single tensor of unknown numbers comes as one name for all of them.
         """
         slot = node.inputs.get(argument)
         if slot is None:
             return [int(item) for item in np.asarray(node.attrs[argument]).reshape(-1)]
-        items: list[int | str] = []
+        items: list[Number] = []
         for value in map(_uncast, slot_values(slot)):
             array = self.array(value)
             if array is not None:
@@ -282,7 +297,7 @@ class Builder:
                 inner = Node(node.name, node.op, {"items": value.producer.inputs["x"]}, {})
                 items += self.numbers(inner, "items")
             else:
-                items.append(self._as_int64_list(value, node))
+                items.append(_axis_of(value) or self._as_int64_list(value, node))
         return items
 
     def _as_int64_list(self, value: Value, node: Node) -> str:
@@ -296,21 +311,14 @@ class Builder:
             self.cache[key] = name
         return self.cache[key]
 
-    def join(self, items: Sequence[int | str], node: Node) -> str:
+    def join(self, items: Sequence[Number], node: Node) -> str:
         """Name of one int64 ``[n]`` tensor made of numbers and tensors (see `numbers`)."""
-        if all(isinstance(item, int) for item in items):
-            return self.integers([int(item) for item in items])
         parts: list[str] = []
-        run: list[int] = []
-        for item in [*items, None]:
-            if isinstance(item, int):
-                run.append(item)
-                continue
-            if run:
-                parts.append(self.integers(run))
-                run = []
-            if item is not None:
-                parts.append(item)
+        for item in _merged(items):
+            if isinstance(item, list):
+                parts.append(self.integers(item))
+            else:
+                parts.append(item if isinstance(item, str) else self.sizes(item, node))
         if len(parts) == 1:
             return parts[0]
         key = ("join", tuple(parts))
@@ -318,15 +326,16 @@ class Builder:
             self.cache[key] = self.op("Concat", parts, node, axis=0)
         return self.cache[key]
 
-    def dims(self, value: Value, start: int, end: int, node: Node) -> list[int | str]:
+    def dims(self, value: Value, start: int, end: int, node: Node) -> list[Number]:
         """Sizes of the axes ``start`` to ``end`` of a value: numbers where all are known, else one tensor."""
         sizes = self.shape(value)[start:end]
-        if -1 not in sizes:
-            return list(sizes)
-        key = ("dims", value, start, end)
-        if key not in self.cache:
-            self.cache[key] = self.shape_slice(self.ref(value), start, end, self.rank(value), node)
-        return [self.cache[key]]
+        return [self.sizes(Size(value, start, end), node)] if -1 in sizes else list(sizes)
+
+    def sizes(self, item: Size, node: Node) -> str:
+        """Name of the sizes of some axes as int64 ``[n]``, read once for all who ask."""
+        if item not in self.cache:
+            self.cache[item] = self.shape_slice(self.ref(item.value), item.start, item.end, self.rank(item.value), node)
+        return self.cache[item]
 
     def shape_slice(self, tensor: str, start: int, end: int, rank: int, node: Node) -> str:
         """Add nodes that read the sizes of the axes ``start`` to ``end`` of a tensor as int64 ``[n]``."""
@@ -348,3 +357,36 @@ def _uncast(value: Value) -> Value:
         value = node.value("x")
         node = value.producer
     return value
+
+
+def _axis_of(value: Value) -> Size | None:
+    """The axis whose size ``value`` is, where it was sliced out of a shape: ``x.shape[2:][0]`` is axis 2 of x."""
+    node, axis, single = _uncast(value).producer, 0, False
+    while node is not None and node.op == "slice":
+        if list(node.attrs["axes"]) != [0] or any(node.inputs.get(name) is not None for name in ("starts", "ends")):
+            return None
+        low, high = (int(np.asarray(node.attrs[name]).reshape(-1)[0]) for name in ("starts", "ends"))
+        if low < 0 or not (single or high - low == 1):
+            return None
+        axis, single = axis + low, True
+        node = _uncast(node.value("input")).producer
+    if not single or node is None or node.op not in ("shape", "shape64"):
+        return None
+    return Size(node.input_values()[0], axis, axis + 1)
+
+
+def _merged(items: Sequence[Number]) -> list[list[int] | str | Size]:
+    """Known numbers that follow each other as one list, axes of one value that follow each other as one `Size`."""
+    result: list[list[int] | str | Size] = []
+    for item in items:
+        last = result[-1] if result else None
+        if isinstance(item, int):
+            if isinstance(last, list):
+                last.append(item)
+            else:
+                result.append([item])
+        elif isinstance(item, Size) and isinstance(last, Size) and (last.value, last.end) == (item.value, item.start):
+            result[-1] = Size(last.value, last.start, item.end)
+        else:
+            result.append(item)
+    return result

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from paddleseg_slim.deploy.onnx.builder import DTYPES, Builder, writes
+from paddleseg_slim.deploy.onnx.builder import DTYPES, Builder, Size, writes
 from paddleseg_slim.deploy.onnx.conv import explicit_pads, need_nchw, padding
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Node, Value
@@ -81,7 +81,7 @@ def _bins(b: Builder, node: Node, x: Value, axis: int, count: int, transposed: b
         places = np.arange(size).reshape(row)
         start, end = (step * size // count).reshape(column), (-((-(step + 1) * size) // count)).reshape(column)
         return b.constant(((places >= start) & (places < end)).astype(np.float32) / (end - start).astype(np.float32))
-    length = str(b.dims(x, axis, axis + 1, node)[0])
+    length = b.sizes(Size(x, axis, axis + 1), node)
     key = ("bins", length, count, transposed)
     if key not in b.cache:
         b.cache[key] = _bins_of(b, node, length, step.reshape(column), b.integers(row))
@@ -107,7 +107,7 @@ def _adaptive_max(b: Builder, node: Node, x: Value, bins: list[int]) -> str:
     name = b.ref(x)
     for axis, count in zip((2, 3), bins):
         size = b.shape(x)[axis]
-        length: int | str = size if size != -1 else b.dims(x, axis, axis + 1, node)[0]
+        length = size if size != -1 else b.sizes(Size(x, axis, axis + 1), node)
         parts = []
         for place in range(count):
             bounds = [_bin_edge(b, node, length, place, count), _bin_edge(b, node, length, place + 1, count, True)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.deploy.onnx.builder import Builder, writes
+from paddleseg_slim.deploy.onnx.builder import Builder, Number, writes
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Node
 
@@ -38,7 +38,7 @@ def _given(b: Builder, node: Node, argument: str) -> float:
     return float(np.asarray(b.known(node, argument)).reshape(-1)[0])
 
 
-def _sizes(b: Builder, node: Node) -> list[int | str] | None:
+def _sizes(b: Builder, node: Node) -> list[Number] | None:
     """Height and width of the output; None when they come from a scale."""
     for argument in ("size_tensor", "out_size"):
         if node.inputs.get(argument) is not None:

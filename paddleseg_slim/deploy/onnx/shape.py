@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddleseg_slim.deploy.onnx.builder import DTYPES, Builder, writes
+from paddleseg_slim.deploy.onnx.builder import DTYPES, Builder, Size, writes
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Node, Value
 from paddleseg_slim.graph.ir import slot_values
@@ -31,7 +31,11 @@ def _numel(b: Builder, node: Node) -> str:
 
 @writes("reshape")
 def _reshape(b: Builder, node: Node) -> str:
-    shape = b.join(b.numbers(node, "shape"), node)
+    items = b.numbers(node, "shape")
+    unknown = [place for place, item in enumerate(items) if not isinstance(item, int)]
+    if len(unknown) == 1 and isinstance(items[unknown[0]], Size) and -1 not in items:
+        items[unknown[0]] = -1  # the others decide it
+    shape = b.join(items, node)
     return b.op("Reshape", [*b.refs(node, "x"), shape], node, last=True)
 
 
@@ -118,19 +122,16 @@ def _slice(b: Builder, node: Node) -> str:
     x, axes = node.value("input"), [int(axis) for axis in node.attrs["axes"]]
     gone = [int(axis) for axis in node.attrs.get("decrease_axis") or []]
     starts, ends = b.numbers(node, "starts"), b.numbers(node, "ends")
-    source = x.producer
-    if source is not None and source.op == "shape64" and len(axes) == 1 and _are_sizes(starts, ends):
-        return _sizes(b, node, source.input_values()[0], int(starts[0]), int(ends[0]), bool(gone))
+    source, start, end = x.producer, starts[0], ends[0]
+    known = isinstance(start, int) and isinstance(end, int) and min(start, end) >= 0
+    if known and source is not None and source.op == "shape64" and len(axes) == 1:
+        return _sizes(b, node, source.input_values()[0], int(start), int(end), bool(gone))  # type: ignore[arg-type]
     name = b.ref(x)
     if gone == axes and len(axes) == 1 and isinstance(starts[0], int):
         return b.op("Gather", [name, b.scalar(starts[0], "int64")], node, last=True, axis=axes[0])
     bounds = [b.join(items, node) for items in (starts, ends)]
     part = b.op("Slice", [name, *bounds, b.integers(axes)], node, last=not gone)
     return b.op("Squeeze", [part, b.integers(gone)], node, last=True) if gone else part
-
-
-def _are_sizes(starts: list[int | str], ends: list[int | str]) -> bool:
-    return all(isinstance(item, int) and item >= 0 for item in (starts[0], ends[0]))
 
 
 def _sizes(b: Builder, node: Node, value: Value, start: int, end: int, scalar: bool) -> str:
