@@ -190,3 +190,144 @@ def image(batch: int = 2, height: int = 64, width: int = 96, seed: int = 0) -> A
 def seeded(factory: Any, seed: int = 1) -> Any:
     paddle.seed(seed)
     return factory()
+
+
+class ConvBNLeaky(nn.Layer):
+    """Convolution, normalisation, leaky ReLU: what YOLOv3's neck and head are made of."""
+
+    def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        padding = (kernel - 1) // 2
+        self.conv = nn.Conv2D(cin, cout, kernel, stride, padding, groups=groups, bias_attr=False)
+        self.norm = nn.BatchNorm2D(cout)
+
+    def forward(self, x: Any) -> Any:
+        return F.leaky_relu(self.norm(self.conv(x)), 0.1)
+
+
+class MobileNetV1(nn.Layer):
+    """Depthwise separable blocks; features at strides 8, 16 and 32."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = ConvBNLeaky(3, width, stride=2)
+        plan = [(1, 2, 1), (2, 4, 2), (4, 4, 1), (4, 8, 2), (8, 8, 1), (8, 16, 2), (16, 16, 1), (16, 32, 2)]
+        self.blocks = nn.LayerList(
+            nn.Sequential(
+                ConvBNLeaky(width * cin, width * cin, stride=stride, groups=width * cin),
+                ConvBNLeaky(width * cin, width * cout, 1),
+            )
+            for cin, cout, stride in plan
+        )
+        self.widths = [8 * width, 16 * width, 32 * width]
+
+    def forward(self, x: Any) -> list[Any]:
+        x = self.stem(x)
+        features = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in (4, 6, 7):
+                features.append(x)
+        return features
+
+
+class YOLOv3(nn.Layer):
+    """YOLOv3 on MobileNetV1 (Redmon & Farhadi 2018): three scales, upsampled and concatenated; boxes when evaluated."""
+
+    anchors = ([(10, 13), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 119)], [(116, 90), (156, 198), (373, 326)])
+
+    def __init__(self, classes: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.classes = classes
+        self.backbone = MobileNetV1(width)
+        small, middle, large = self.backbone.widths
+        self.blocks = nn.LayerList([self._block(large, 32), self._block(middle + 16, 24), self._block(small + 12, 16)])
+        self.routes = nn.LayerList([ConvBNLeaky(32, 16, 1), ConvBNLeaky(24, 12, 1)])
+        self.heads = nn.LayerList([nn.Conv2D(cin, 3 * (5 + classes), 1) for cin in (32, 24, 16)])
+
+    @staticmethod
+    def _block(cin: int, cout: int) -> nn.Layer:
+        return nn.Sequential(ConvBNLeaky(cin, cout, 1), ConvBNLeaky(cout, 2 * cout), ConvBNLeaky(2 * cout, cout, 1))
+
+    def forward(self, x: Any) -> Any:
+        outputs, route = [], None
+        for index, feature in enumerate(reversed(self.backbone(x))):
+            if route is not None:
+                route = F.interpolate(self.routes[index - 1](route), scale_factor=2.0, mode="nearest")
+                feature = paddle.concat([route, feature], axis=1)
+            route = self.blocks[index](feature)
+            outputs.append(self.heads[index](route))
+        if self.training:
+            return outputs
+        decoded = [self._decode(out, 32 >> i, self.anchors[2 - i]) for i, out in enumerate(outputs)]
+        boxes, scores = zip(*decoded)
+        return paddle.concat(boxes, axis=1), paddle.concat(scores, axis=1)
+
+    def _decode(self, out: Any, stride: int, anchors: list[tuple[int, int]]) -> tuple[Any, Any]:
+        n, _, h, w = out.shape
+        out = out.reshape([n, 3, 5 + self.classes, h, w]).transpose([0, 1, 3, 4, 2])
+        rows, columns = paddle.meshgrid(paddle.arange(h, dtype="float32"), paddle.arange(w, dtype="float32"))
+        centres = (F.sigmoid(out[..., :2]) + paddle.stack([columns, rows], axis=-1)) * stride
+        sizes = paddle.exp(out[..., 2:4]) * paddle.to_tensor(anchors, dtype="float32").reshape([1, 3, 1, 1, 2])
+        boxes = paddle.concat([centres - sizes / 2, centres + sizes / 2], axis=-1).reshape([n, -1, 4])
+        scores = F.sigmoid(out[..., 4:5]) * F.sigmoid(out[..., 5:])
+        return boxes, scores.reshape([n, -1, self.classes])
+
+
+class ESEAttention(nn.Layer):
+    """Effective squeeze and excitation (Lee & Park 2020) as PP-YOLOE's head uses it (Xu et al. 2022)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2D(channels, channels, 1)
+        self.conv = nn.Conv2D(channels, channels, 1, bias_attr=False)
+        self.norm = nn.BatchNorm2D(channels)
+
+    def forward(self, feature: Any, pooled: Any) -> Any:
+        return F.silu(self.norm(self.conv(feature * F.sigmoid(self.fc(pooled)))))
+
+
+class PPYOLOE(nn.Layer):
+    """A head like PP-YOLOE's: ESE attention, distribution focal loss read out by a fixed convolution, no anchors."""
+
+    bins = 8
+
+    def __init__(self, classes: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.classes = classes
+        self.backbone = MobileNetV1(width)
+        widths = self.backbone.widths[::-1]
+        self.class_stems = nn.LayerList(ESEAttention(channels) for channels in widths)
+        self.box_stems = nn.LayerList(ESEAttention(channels) for channels in widths)
+        self.class_heads = nn.LayerList(nn.Conv2D(channels, classes, 3, padding=1) for channels in widths)
+        self.box_heads = nn.LayerList(nn.Conv2D(channels, 4 * (self.bins + 1), 3, padding=1) for channels in widths)
+        self.project = nn.Conv2D(self.bins + 1, 1, 1, bias_attr=False)
+        self.project.weight.set_value(paddle.arange(self.bins + 1, dtype="float32").reshape([1, -1, 1, 1]))
+        self.project.weight.stop_gradient = True
+
+    def forward(self, x: Any) -> Any:
+        scores, distances, points, strides = [], [], [], []
+        for index, feature in enumerate(reversed(self.backbone(x))):
+            n, _, h, w = feature.shape
+            pooled = F.adaptive_avg_pool2d(feature, (1, 1))
+            logits = self.class_heads[index](self.class_stems[index](feature, pooled) + feature)
+            box = self.box_heads[index](self.box_stems[index](feature, pooled))
+            scores.append(F.sigmoid(logits).reshape([n, self.classes, h * w]).transpose([0, 2, 1]))
+            if self.training:
+                distances.append(box.flatten(2).transpose([0, 2, 1]))
+                continue
+            box = box.reshape([n, 4, self.bins + 1, h * w]).transpose([0, 2, 3, 1])
+            distances.append(self.project(F.softmax(box, axis=1)).squeeze(1))
+            stride = 32 >> index
+            rows, columns = paddle.meshgrid(paddle.arange(h, dtype="float32"), paddle.arange(w, dtype="float32"))
+            points.append((paddle.stack([columns, rows], axis=-1).reshape([-1, 2]) + 0.5) * stride)
+            strides.append(paddle.full([h * w, 1], stride, dtype="float32"))
+        joint = {"scores": paddle.concat(scores, axis=1)}
+        if self.training:
+            return {**joint, "distributions": paddle.concat(distances, axis=1)}
+        centre = paddle.concat(points).unsqueeze(0)
+        near, far = (paddle.concat(distances, axis=1) * paddle.concat(strides)).chunk(2, axis=-1)
+        return {**joint, "boxes": paddle.concat([centre - near, centre + far], axis=-1)}
+
+
+DETECTORS = {"yolov3_mobilenet_v1": YOLOv3, "ppyoloe_head": PPYOLOE}
