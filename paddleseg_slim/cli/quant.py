@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = "moving_average_abs_max"
     group.add_argument("--activation_quantize_type", "--activation_quantizer", default=default, metavar="N", help=names)
     group.add_argument("--moving_rate", type=float, default=0.9, metavar="R", help="of moving averages; default 0.9")
+    group.add_argument("--batch_norm", choices=("fold", "batch"), default="fold",
+                       help="fold them and train without (default), or go on by batch statistics")  # fmt: skip
     group.add_argument("--no_distill", action="store_true", help="without distillation from the float model")
     group.add_argument("--distill_weight", type=float, default=1.0, metavar="W", help="of the distillation loss")
     parser.add_argument("--max-drop", "--max_drop", type=float, metavar="X", help="exit 3 if the metric falls by more")
@@ -104,6 +106,7 @@ class _Run(QuantRun):
         from paddleseg_slim.cli.quant_hooks import Ranges
         from paddleseg_slim.distill.self_distillation import SelfDistillation
         from paddleseg_slim.quant.insert import round_biases
+        from paddleseg_slim.quant.norms import Norms
         from paddleseg_slim.quant.ptq import entry_of
         from paddleseg_slim.quant.qat import Training
         from paddleseg_slim.train.weights import load_weights
@@ -113,7 +116,11 @@ class _Run(QuantRun):
         source = self.results.score(self.model, "Float model")
         layer = calibration.quantized(replace(self.settings.choice, search_weights=False, bias_correction=False))
         weights = self.args.weight_quantizer or self.args.weight_quantize_type
-        form = Training(layer, weights, self.args.activation_quantize_type, self.args.moving_rate)
+        norms = None
+        if self.args.batch_norm == "batch":
+            norms = Norms(layer, self.model, calibration.placement)
+            runner.log("%d normalisations go on by batch statistics, until they are frozen.", len(norms.kept))
+        form = Training(layer, weights, self.args.activation_quantize_type, self.args.moving_rate, norms)
         form.begin()
         hooks: list[Any] = [Ranges(form, self.args.retraining_iters)]
         if not self.args.no_distill:
@@ -136,7 +143,14 @@ class _Run(QuantRun):
         if calibration.placement.profile.bias == "int32":
             round_biases(layer)
         memory = self.results.score(layer, "Quantized model")
-        entry = entry_of(calibration.placement, self.settings, "qat", iters=self.args.retraining_iters,
-                         weight_quantizer=weights, activation_quantizer=self.args.activation_quantize_type)  # fmt: skip
+        entry = entry_of(
+            calibration.placement,
+            self.settings,
+            "qat",
+            iters=self.args.retraining_iters,
+            batch_norm=self.args.batch_norm,
+            weight_quantizer=weights,
+            activation_quantizer=self.args.activation_quantize_type,
+        )
         layer.record.append(entry)
         return self.finish(layer, calibration, source, memory, "Train longer, or with another --learning_rate.")

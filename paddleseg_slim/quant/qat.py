@@ -12,6 +12,7 @@ from paddleseg_slim.graph.layer import new_parameter
 from paddleseg_slim.quant import node as fake
 from paddleseg_slim.quant import quantizers
 from paddleseg_slim.quant.node import TINY_SCALE
+from paddleseg_slim.quant.norms import Norms
 from paddleseg_slim.quant.quantizers import Quantizer, get_quantizer
 
 FREEZE_AT = 0.8
@@ -25,17 +26,25 @@ class Training:
     """The train form of a quantized model, from `begin` to `end`.
 
     The eval graph keeps its plain quantizers; both read the same stored scales, so what is evaluated is what will be
-    exported. Normalisations are folded before (`ptq.prepare`), so none is left to freeze.
+    exported. Normalisations are folded before (`ptq.prepare`); with ``norms`` they go on behind the folded layers.
 
     Args:
         layer: quantized, with ranges from a calibration; changed in place.
         weights: quantizer of the weights; ``channel_wise_abs_max`` and ``abs_max`` need grids of that kind.
         activations: quantizer of the activations.
         moving_rate: of ranges that are moving averages.
+        norms: normalisations kept in the model; folded at the end.
     """
 
-    def __init__(self, layer: GraphLayer, weights: str, activations: str, moving_rate: float = 0.9) -> None:
-        self.layer = layer
+    def __init__(
+        self,
+        layer: GraphLayer,
+        weights: str,
+        activations: str,
+        moving_rate: float = 0.9,
+        norms: Norms | None = None,
+    ) -> None:
+        self.layer, self.norms = layer, norms
         self.weights, self.activations = get_quantizer(weights, "weights"), get_quantizer(activations, "activations")
         self.moving_rate = moving_rate
 
@@ -51,7 +60,12 @@ class Training:
         self.layer.train_graph.touch()
 
     def freeze(self) -> None:
-        """Keep all ranges that follow the batches as they are from now on; weights' own are exact and go on."""
+        """Keep all ranges that follow the batches as they are from now on, and normalise by running statistics.
+
+        The ranges of the weights are exact and go on.
+        """
+        if self.norms is not None:
+            self.norms.freeze()
         for node, row in self._nodes(quantizers.OP):
             if row is self.activations and not row.learns_scale:
                 node.attrs["moving_rate"] = 1.0
@@ -75,6 +89,8 @@ class Training:
             node.op = fake.OP
             for name in ("quantizer", "moving_rate"):
                 del node.attrs[name]
+        if self.norms is not None:
+            self.norms.fold()
         self._follow_weights()
         for name in self.learned():
             value = self.layer.tensor(name).numpy()
