@@ -1,6 +1,6 @@
 """Seconds for a point (group, ratio) of the sensitivity analysis: PaddleSlim 2.6.0 against this package.
 
-Same weights, same images (read already), same convolutions, ratios 0.1 to 0.9, all CPU threads on both sides. PaddleSlim
+Same weights, same images (in memory), same convolutions, ratios 0.1 to 0.9, all CPU threads on both sides. PaddleSlim
 needs an old Paddle, so it runs in an environment of its own, by the second of three commands:
 
     python3 -m venv peer && peer/bin/pip install paddlepaddle==2.6.2 "numpy<2" opencv-python-headless==4.9.0.80 \\
@@ -72,7 +72,8 @@ def _data(folder: Path, settings: dict[str, Any]) -> list[dict[str, np.ndarray]]
 
 def peer(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     """Run PaddleSlim; its own losses and the seconds of a point are written."""
-    import paddle
+    import sklearn.metrics  # noqa: F401  before Paddle 2.6.2, whose zlib breaks the loading of it
+    import paddle  # isort: skip
     import paddleseg.models
     from paddleslim.dygraph import L1NormFilterPruner
 
@@ -104,13 +105,12 @@ def peer(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     losses = pruner.sensitive(eval_func=evaluate, sen_file=str(args.folder / "sen.pickle"), target_vars=wanted)
     points = sum(len(curve) for curve in losses.values())
     seconds = time.perf_counter() - began - spent[0]  # without the untouched model
-    named = {
-        n: {str(r): float(x) for r, x in losses[w].items()} for n, w in zip(settings["layers"], wanted) if w in losses
-    }
+    pairs = [(n, losses[w]) for n, w in zip(settings["layers"], wanted) if w in losses]
+    named = {name: {str(ratio): float(x) for ratio, x in curve.items()} for name, curve in pairs}
     result = {"seconds_a_point": seconds / points, "points": points, "losses": named, "paddle": paddle.__version__}
     (args.folder / "peer.json").write_text(json.dumps(result), encoding="utf-8")
     print(
-        f"PaddleSlim: {points} points, {seconds / points:.3f} s a point, evaluations {sum(spent):.1f} of {seconds:.1f} s"
+        f"PaddleSlim: {points} points, {seconds / points:.3f} s each; {sum(spent[1:]):.1f} of {seconds:.1f} s evaluate"
     )
 
 
@@ -130,9 +130,8 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
         model.set_state_dict({name: paddle.to_tensor(arrays[name]) for name in arrays})
     batches = _data(args.folder, settings)
     groups = find_groups(capture(model, task.input_spec()), batches[0]["img"].shape[-2:], task.logits)
-    names = [
-        g.name for g in groups.groups if any(m.writes and _layer(m.parameter) in settings["layers"] for m in g.members)
-    ]
+    made = {g.name: {m.parameter.removesuffix(".weight") for m in g.members if m.writes} for g in groups.groups}
+    names = [name for name, layers in made.items() if layers & set(settings["layers"])]
     importance = {name: score for name, score in scores(groups, "l1_norm").items() if name in names}
 
     def read(start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -151,9 +150,9 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     ):
         began = time.perf_counter()
         analyse(groups, importance, source, executor("onnxruntime", 1), mode=mode, ratios=ratios, workers=args.threads)
-        seconds = (time.perf_counter() - began) / (len(names) * len(EXACT_RATIOS))
-        rows[mode] = (seconds, taken * share * len(ratios) / len(EXACT_RATIOS))
-    print(f"{settings['type']}: {len(names)} groups, {len(EXACT_RATIOS)} ratios, {images} images")
+        seconds = (time.perf_counter() - began) / (len(names) * len(ratios))
+        rows[mode] = (seconds, taken * share)
+    print(f"{settings['type']}: {len(names)} groups of {len(groups.groups)}, {images} images")
     for name, (seconds, runs) in rows.items():
         ratio = rows["PaddleSlim"][0] / seconds
         print(f"| {name} | {1e3 * seconds:.1f} ms a point | {runs:.1f} runs of an image a point | {ratio:.1f}x |")
@@ -162,10 +161,6 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
 def _first(batches: list[dict[str, np.ndarray]], images: int) -> list[dict[str, np.ndarray]]:
     whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     return [{key: array[:images] for key, array in whole.items()}]
-
-
-def _layer(parameter: str) -> str:
-    return parameter.removesuffix(".weight")
 
 
 def main() -> None:

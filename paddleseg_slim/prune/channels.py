@@ -313,7 +313,8 @@ class ChannelGroups:
                 continue
             components = self.components[self.walk.axes[weight, axis]]
             owner = self._owner[components]
-            left = sorted({self.pinned.get(int(c), "it makes a single channel") for c in components[owner < 0]})
+            alone = "a channel coupled like no other stays" if len(components) > 1 else "it makes a single channel"
+            left = sorted({self.pinned.get(int(c), alone) for c in components[owner < 0]})
             names = tuple(self.groups[g].name for g in np.unique(owner[owner >= 0]))
             report.append(
                 LayerReport(

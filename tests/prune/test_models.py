@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,30 @@ PEERS = {
 }
 """Claimed prunable by PaddleSlim 2.1; taken from an installed paddleseg."""
 
-CASES = [
-    pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in [*ZOO, *sorted(VISION), "gcnet_resnet18"]
-]
+OWN = (*ZOO, *sorted(VISION), "gcnet_resnet18")
+MODELS = (*OWN, *PEERS)
+CASES = [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in OWN]
 CASES += [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.peer]) for n in PEERS]
+
+
+def _warped(self: Any, x: Any, flow: Any, size: Any) -> Any:
+    """Samples of ``x`` at places moved by ``flow``. That of paddleseg 2.8.0 divides by integers: not in Paddle 3."""
+    rows = paddle.linspace(-1.0, 1.0, size[0]).unsqueeze(1)
+    columns = paddle.linspace(-1.0, 1.0, size[1]).unsqueeze(0)
+    grid = paddle.stack([columns + 0 * rows, rows + 0 * columns], axis=-1)
+    moved = grid + flow.transpose([0, 2, 3, 1]) / size.flip([0]).astype("float32")
+    return paddle.nn.functional.grid_sample(x, moved)
 
 
 def model_of(name: str) -> Any:
     paddle.seed(1)
     if name in PEERS:
         components = [lambda n, k=k: peers.paddleseg_component(k, n) for k in ("MODELS", "BACKBONES")]
-        return captured(PEERS[name].build(5, *components))
+        model = PEERS[name].build(5, *components)
+        for part in model.sublayers():
+            if hasattr(part, "flow_warp"):
+                part.flow_warp = types.MethodType(_warped, part)
+        return captured(model)
     if name in VISION:
         return captured(getattr(paddle.vision.models, name)(num_classes=10))
     return captured(GCNET.build(5) if name == "gcnet_resnet18" else build(name, 5))
