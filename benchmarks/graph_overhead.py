@@ -1,4 +1,6 @@
-"""What a GraphLayer costs over the layer it was captured from, and how long capture takes.
+"""What a GraphLayer costs over the layer it was captured from in time and memory, and how long capture takes.
+
+Memory is the peak of what Paddle's CPU allocator handed out, above what was held before the run.
 
 Interleaved in one run, median of the repeats: ``python benchmarks/graph_overhead.py --output overhead.json``.
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle.base import core
 from paddle.static import InputSpec
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +58,15 @@ def ratio(run: Callable[[Any, Any], None], models: tuple[Any, Any], x: Any, repe
     return 1e3 * statistics.median(times[0]), 1e3 * statistics.median(times[1]), statistics.median(ratios)
 
 
+def peak_mib(run: Callable[[Any, Any], None], model: Any, x: Any) -> float:
+    """Peak of the allocated memory of one run, MiB."""
+    run(model, x)
+    core.host_memory_stat_reset_peak_value("Allocated", 0)
+    held = core.host_memory_stat_current_value("Allocated", 0)
+    run(model, x)
+    return (core.host_memory_stat_peak_value("Allocated", 0) - held) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["bisenetv2", "fcn_hrnet_w18"])
@@ -62,7 +74,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", help="JSON file to write")
     options = parser.parse_args()
-    table = Table("model", "size", "what", "eager ms", "graph ms", "graph / eager")
+    table = Table("model", "size", "what", "eager ms", "graph ms", "graph / eager", "eager MiB", "graph MiB")
     rows = []
     for name in options.models:
         net = build(name, 19)
@@ -79,9 +91,11 @@ def main() -> None:
                     model.train() if training else model.eval()
                 x = x if not training else paddle.concat([x, x * 0.5])  # batch statistics need two samples
                 eager, graph, quotient = ratio(run, (net, unverified), x, options.repeats)
+                memory = [peak_mib(run, model, x) for model in (net, unverified)]
                 rows.append({"model": name, "size": size, "what": what, "eager_ms": eager, "graph_ms": graph,
-                             "ratio": quotient})  # fmt: skip
-                table.add_row(name, str(size), what, f"{eager:.1f}", f"{graph:.1f}", f"{quotient:.3f}")
+                             "ratio": quotient, "eager_mib": memory[0], "graph_mib": memory[1]})  # fmt: skip
+                numbers = [f"{eager:.1f}", f"{graph:.1f}", f"{quotient:.3f}", *(f"{peak:.1f}" for peak in memory)]
+                table.add_row(name, str(size), what, *numbers)
     Console().print(table)
     machine = {"machine": platform.processor() or platform.machine(), "paddle": paddle.__version__}
     if options.output:
