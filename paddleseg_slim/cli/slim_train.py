@@ -22,6 +22,9 @@ VERBS = {"Pruner": "prune", "UnstructuredPruner": "sparsify", "QAT": "qat", "PTQ
 _OWN = ("config", "opts", "slim_config", "model_path", "resume_model", "save_dir", "iters", "overwrite", "debug")
 """Flags of ``train`` that are given on under another name, or mean the same for every method."""
 
+_ALWAYS = ("do_eval",)
+"""Flags that commands without them honour in any case."""
+
 _ITERS = ("retraining_iters", "iters")
 
 
@@ -50,10 +53,10 @@ def _flags(args: argparse.Namespace, section: SlimSection) -> dict[str, Any]:
     given = {k: v for k, v in vars(args).items() if k not in _OWN and v != default(k)}
     parsers = [verbs.parser_of(verbs.VERBS[VERBS[step.method]]) for step in section.steps]
     for name in given:
-        if not any(verbs.has_option(parser, name) for parser in parsers):
+        if name not in _ALWAYS and not any(verbs.has_option(parser, name) for parser in parsers):
             methods = ", ".join(step.method for step in section.steps)
             raise UserError(f"--{name} means nothing to {methods}.", "Leave it out.")
-    return given
+    return {k: v for k, v in given.items() if any(verbs.has_option(parser, k) for parser in parsers)}
 
 
 def _single(args: argparse.Namespace, section: SlimSection, flags: Mapping[str, Any]) -> int:

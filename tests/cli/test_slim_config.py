@@ -10,7 +10,7 @@ import yaml
 
 from paddleseg_slim.chain import verbs
 from paddleseg_slim.chain.plan import Plan
-from paddleseg_slim.cli import slim_train
+from paddleseg_slim.cli import slim_section, slim_train
 from paddleseg_slim.config.slim import read_slim
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import write_json
@@ -41,10 +41,22 @@ def test_a_joint_strategy_is_a_chain_of_its_methods(tmp_path):
     assert f"--model_path={tmp_path / 'out' / 'pruned'}" in lines["quantized"]
     assert all("--batch_size=2" in line for line in lines.values())
 
-    lines = _lines(_args(tmp_path, DISTILL_PRUNE), tmp_path)
+    lines = _lines(_args(tmp_path, DISTILL_PRUNE, "--do_eval"), tmp_path)
     assert list(lines) == ["pruned", "distilled"]
     assert f"--teacher_model_path={(tmp_path / 'w.pdparams').as_posix()}" in lines["distilled"]
     assert "--feature_loss=CWDLoss" in lines["distilled"] and "--logits_loss=KDLoss" in lines["distilled"]
+
+
+def test_a_section_of_the_config_is_left_out_on_request(tmp_path):
+    config = tiny.write_config(tmp_path, slim={"method": "QAT", "QAT": {"retraining_iters": 2}})
+    for opts, found in ((), True), (("--opts", "slim=null"), False):
+        args = verbs.check(verbs.VERBS["train"], ["--config", str(config), *opts], "test")
+        section = slim_section.of_config(args)
+        assert (section is not None and section.steps[0].method == "QAT") is found
+    joint = tiny.write_config(tmp_path, slim={"method": "PrunerQAT", "Pruner": {"pruning_ratio": 0.3}, "QAT": {}})
+    args = verbs.check(verbs.VERBS["train"], ["--config", str(joint)], "test")
+    with pytest.raises(UserError, match="No --model_path"):
+        slim_train.recipe_of(args, slim_section.of_config(args), {})
 
 
 @pytest.mark.parametrize(
