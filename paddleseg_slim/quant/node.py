@@ -91,17 +91,24 @@ def fake_quantize_array(x: np.ndarray, scale: np.ndarray, grid: Grid, zero_point
     return (quantize_array(x, scale, grid, zero_point) - zero) * step
 
 
+def _limits(zero: Any, qmin: int, qmax: int) -> tuple[Any, Any]:
+    """The integers of the grid counted from the zero point: where a quotient is clipped."""
+    if zero is None:
+        return qmin, qmax
+    if zero.size == 1 and zero.place.is_cpu_place():  # numbers are faster than tensors, and nothing waits for a GPU
+        return qmin - zero.item(), qmax - zero.item()
+    return qmin - zero, qmax - zero
+
+
 class _StraightThrough(paddle.autograd.PyLayer):
-    """Eager form: one pass forward, the gradient masked where ``x`` was clipped; scales are constants."""
+    """Eager form: few passes over memory, the gradient masked where ``x`` was clipped; scales are constants."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, scale: Any, zero: Any, qmin: int, qmax: int) -> Any:
-        level = paddle.round(x / scale)
-        if zero is not None:
-            level = level + zero
-        inside = paddle.clip(level, qmin, qmax)
-        ctx.save_for_backward(inside == level)
-        return (inside - zero if zero is not None else inside) * scale
+        level = paddle.divide(x, scale).round_()
+        inside = paddle.clip(level, *_limits(zero, qmin, qmax))
+        ctx.save_for_backward(paddle.equal(inside, level))
+        return inside.multiply_(scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:

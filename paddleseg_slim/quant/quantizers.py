@@ -238,7 +238,9 @@ def _follow(
     with paddle.no_grad():
         axes = None if axis is None else [a for a in range(len(x.shape)) if a != axis % len(x.shape)]
         top = qmax if zero_point is None else paddle.minimum(qmax - zero_point, zero_point - qmin)
-        now = paddle.clip(paddle.max(paddle.abs(x.detach()), axis=axes) / top, min=TINY_SCALE)
+        values = x.detach()
+        largest = paddle.maximum(paddle.max(values, axis=axes), -paddle.min(values, axis=axes))
+        now = paddle.clip(largest / top, min=TINY_SCALE)
         paddle.assign(update(now.reshape(scale.shape), scale, rate), scale)
 
 
