@@ -6,7 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
+
+import pytest
+from graph_nets import DETECTORS, SPEC, TINY, seeded
+
+from paddleseg_slim.graph import capture, cost
+from paddleseg_slim.graph.picture import svg
 
 COMMAND = [sys.executable, "-c", "import sys; from paddleseg_slim.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 
@@ -29,3 +36,23 @@ def test_a_table_a_picture_and_numbers(tmp_path: Path) -> None:
 def test_no_model_is_an_error_of_the_user(tmp_path: Path) -> None:
     result = subprocess.run([*COMMAND, "inspect", str(tmp_path)], capture_output=True, text=True, check=False)
     assert result.returncode == 2 and "holds no model" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("factory", [*TINY.values(), *DETECTORS.values()])
+def test_boxes_of_a_picture_do_not_overlap_and_every_node_is_drawn(factory: Any) -> None:
+    layer = capture(seeded(factory), SPEC, verify=False)
+    for graph in layer.graphs:
+        costs = cost(graph, [(1, 3, 64, 96)])
+        root = ElementTree.fromstring(svg(graph, costs))
+        boxes = [
+            tuple(float(rect.get(key)) for key in ("x", "y", "width", "height"))
+            for rect in root.iter("{http://www.w3.org/2000/svg}rect")
+            if rect.get("rx")  # the background has square corners
+        ]
+        for index, (x, y, width, height) in enumerate(boxes):
+            for left, top, other_width, other_height in boxes[:index]:
+                beside = x >= left + other_width or left >= x + width
+                assert beside or y >= top + other_height or top >= y + height
+        titles = ", ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")).split(", ")
+        assert {node.name for node in graph.nodes if node.op in ("conv2d", "pool2d", "batch_norm")} <= set(titles)
+        assert graph.inputs[0].name in " ".join(titles)
