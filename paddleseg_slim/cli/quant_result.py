@@ -34,6 +34,9 @@ AGREEMENT = 0.995
 LOST = 0.003
 """How much of the metric a file that chooses other classes may lose against the model in memory."""
 
+ENOUGH = 32
+"""With fewer images a difference of the metric says nothing."""
+
 _CHECKED = 8
 
 
@@ -172,7 +175,9 @@ class Results:
         Raises:
             GoalNotMet: it chooses other classes in too many places, and its metric is lower for it.
         """
-        if self._agreement is None or self._agreement[1] >= AGREEMENT or metrics.score >= memory.score - LOST:
+        if self._agreement is None or self._agreement[1] >= AGREEMENT:
+            return
+        if metrics.images < ENOUGH or metrics.score >= memory.score - LOST:
             return
         engine, share = self._agreement
         raise GoalNotMet(

@@ -183,7 +183,7 @@ class _Reconstruction:
         """Block by block."""
         blocks = find_blocks(self.model.eval_graph, self.names)
         exact: Arrays = {self.input: self.images}
-        given, done = exact, set(self.report.left_out)
+        given, done = exact, set[str]()
         for index, block in enumerate(blocks):
             left = end - time.monotonic()
             if left <= 0:

@@ -60,6 +60,24 @@ def test_post_quant(trained: tuple[Path, Path], tmp_path: Path) -> None:
     assert again.returncode == 2 and "quantized already" in again.stderr
 
 
+def test_post_quant_searches_analyzes_and_reconstructs(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    config, weights = trained
+    out = tmp_path / "quant_model"
+    base = ("--config", config, "--model_path", weights, "--save_dir", out, "--batch_nums", 2, "--threads", 1)
+    wishes = ("--search", "--keep-float", "auto", "--analyze", "fast", "--reconstruct", 20, "--no_bench")
+    done = run("slim/post_quant.py", *base, *wishes)
+    assert done.returncode == 0, done.stderr
+    check_result(out)
+    log = done.stdout + done.stderr
+    assert "Of 20 settings the best is" in log and "stay float as int8 makes them slower" in log
+    assert "Reconstruction: " in log and "median error" in log
+    rows = json.loads((out / "sensitivity.json").read_text(encoding="utf-8"))
+    assert [row["error"] for row in rows] == sorted((row["error"] for row in rows), reverse=True)
+    assert (out / "sensitivity.png").stat().st_size > 1000
+    refused = run("slim/post_quant.py", *base, "--overwrite", "--tables", "log2")
+    assert refused.returncode == 2 and "looks nothing up" in refused.stderr
+
+
 def test_quant_by_the_words_of_the_tutorial(trained: tuple[Path, Path], tmp_path: Path) -> None:
     config, weights = trained
     out = tmp_path / "quant_model"
