@@ -91,6 +91,6 @@ def _accuracy(last: Stage, first: Stage) -> tuple[str, Figure | None]:
 
 
 def _macs(last: Stage, first: Stage) -> Figure | None:
-    if not last.macs or not first.macs:
+    if not last.macs or not first.macs or last.macs == first.macs:
         return None
     return "MACs", human(last.macs), f"was {human(first.macs)}, {(last.macs / first.macs - 1) * 100:+.0f} %"
