@@ -58,24 +58,24 @@ def brute_force(
     engine: Executor,
     importance: dict[str, np.ndarray],
     points: list[tuple[str, int]],
-) -> tuple[dict[tuple[str, int], float], float, float]:
-    """Metric of each point by a full evaluation; the seconds that all took, and how many of them after reading."""
-    found, whole, after = {}, 0.0, 0.0
+) -> tuple[dict[tuple[str, int], float], np.ndarray]:
+    """Metric of each point by a full evaluation; the seconds that all took, those after reading, those of the CPU."""
+    found, seconds = {}, np.zeros(3)
     tensors = dict(groups.model.tensors())
     for name, kept in points:
         gated = insert_gates(groups, [name])
         graph = extract(gated.graph, gated.graph.inputs, [data.outputs(gated.graph.outputs)])
         run = engine.prepare(graph, {n: tensors[n] for n in graph.parameters})
         feeds = gated.feeds(groups.keep({name: keep_best(importance[name], kept)}))
-        metric, began = data.accumulator(), time.perf_counter()
+        metric, began, cpu = data.accumulator(), time.perf_counter(), time.process_time()
         for batch in data.batches(0):
             read = time.perf_counter()
             output = run({groups.model.eval_graph.inputs[0].name: np.asarray(batch["img"]), **feeds})
             metric.update(next(iter(output.values())), batch)
-            after += time.perf_counter() - read
-        whole += time.perf_counter() - began
+            seconds[1] += time.perf_counter() - read
+        seconds += time.perf_counter() - began, 0.0, time.process_time() - cpu
         found[name, kept] = metric.result().score
-    return found, whole, after
+    return found, seconds
 
 
 def image_runs(groups: ChannelGroups, data: Data, points: list[tuple[str, int]], images: int) -> float:
@@ -124,11 +124,12 @@ def main() -> None:
     alone = executor(args.engine, 1) if args.engine == "onnxruntime" else engine
     workers = args.threads if args.engine == "onnxruntime" else 1
     seconds: dict[str, float] = {}
+    cpu_seconds: dict[str, float] = {}
 
     def measured(name: str, action: Any) -> Any:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         result = action()
-        seconds[name] = time.perf_counter() - began
+        seconds[name], cpu_seconds[name] = time.perf_counter() - began, time.process_time() - cpu
         print(f"{name}: {seconds[name]:.2f} s", flush=True)
         return result
 
@@ -152,12 +153,12 @@ def main() -> None:
     exact = measured("exact", lambda: analyse(groups, importance, whole, alone, ratios=EXACT_RATIOS, workers=workers))
     every = [(name, kept) for name, curve in exact.groups.items() for kept in curve.kept]
     sample = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, args.brute).astype(int))]
-    brute, took, after = brute_force(groups, whole, engine, importance, sample)
+    brute, spent = brute_force(groups, whole, engine, importance, sample)
     gaps = []
     for (name, kept), score in brute.items():
         curve = exact.groups[name]
         gaps.append(abs(exact.baseline * (1 - curve.losses[curve.kept.index(kept)]) - score))
-    times = len(every) / len(sample)
+    whole_brute, after, cpu_brute = spent * len(every) / len(sample)
     runs = len(every) * len(samples)
     short = [(name, kept) for name, curve in fast.groups.items() for kept in curve.kept]
     result = {
@@ -168,9 +169,11 @@ def main() -> None:
         "groups": len(exact.groups),
         "points": len(every),
         "baseline": exact.baseline,
-        "seconds": {**seconds, "brute": took * times, "brute, images in memory": after * times},
-        "speedup": {name: took * times / value for name, value in seconds.items()},
-        "speedup, images in memory": {name: after * times / value for name, value in seconds.items()},
+        "seconds": {**seconds, "brute": whole_brute, "brute, images in memory": after},
+        "CPU seconds": {**cpu_seconds, "brute": cpu_brute},
+        "speedup": {name: whole_brute / value for name, value in seconds.items()},
+        "speedup, images in memory": {name: after / value for name, value in seconds.items()},
+        "speedup, CPU seconds": {name: cpu_brute / value for name, value in cpu_seconds.items()},
         "image runs": {
             "brute": runs,
             "exact": image_runs(groups, whole, every, len(samples)),

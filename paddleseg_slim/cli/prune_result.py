@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import paddle
+
 from paddleseg_slim.cli import deployable, evaluation, report, runner, samples
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
@@ -31,7 +33,7 @@ BEFORE = "before_retraining"
 
 
 class Results:
-    """Measures and writes.
+    """Measures and writes. All ranks evaluate, each its share of the images; the first one exports, times and writes.
 
     Args:
         args, config, task, folder: of the run.
@@ -43,6 +45,7 @@ class Results:
     ) -> None:
         self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
         self._dense: GraphLayer | None = None
+        self.main = paddle.distributed.get_rank() == 0
 
     # ---- the three models
 
@@ -66,9 +69,12 @@ class Results:
         base: str = DENSE,
     ) -> None:
         """Write the retrained model in all its forms, measure everything side by side and say what came out."""
-        save(model, self.folder / "graph")
+        if self.main:
+            save(model, self.folder / "graph")
         name = "retrained" if result is not None else "result"
         done = self._stage(model, self.folder, name, "prune", base)
+        if not self.main:
+            return
         timed = () if self.args.no_bench else self._bench(name)
         for folder, own in ((self.folder, name), (self.folder / PRUNED, BEFORE), (self.folder / DENSE, DENSE)):
             if timed and (folder / stage.FILE_NAME).is_file():
@@ -116,6 +122,8 @@ class Results:
         metrics = self.evaluate(model)
         runner.log("[EVAL] %s: %s", name, metrics.line())
         check(metrics)
+        if not self.main:
+            return metrics
         written = self._export(model, folder)
         deployable.write_stage(written.layer, folder, self.shape, metrics, name=name, kind=kind, base=base)
         return metrics

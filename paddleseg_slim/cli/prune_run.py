@@ -122,6 +122,8 @@ class Run:
         """Prune channels."""
         groups = self._groups(self.dense)
         refuse_quantized(groups)
+        if self.goal.latency_ms is not None and paddle.distributed.get_world_size() > 1:
+            raise UserError("--target-latency is measured by one process.", "Start without paddle.distributed.launch.")
         if self.goal.flops_removed == 0 and self.goal.params is None and self.goal.latency_ms is None:
             runner.log("The pruning ratio is 0: nothing is removed.")
         if self.args.sparse_iters:
@@ -137,8 +139,7 @@ class Run:
         if not self.args.no_distill:
             hooks.append(SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
         result = self._retrain(model, hooks)
-        if self.main:
-            self.results.final(model, result, time.monotonic() - self.began)
+        self.results.final(model, result, time.monotonic() - self.began)
         return 0
 
     def _prune(self, groups: ChannelGroups, path: Path) -> GraphLayer:
@@ -161,8 +162,8 @@ class Run:
         runner.log("Parameters: %d before, %d after.", *pruned.params)
         for name, (before, after) in pruned.widths.items():
             runner.log("  %s: %d -> %d", name, before, after)
+        self.results.pruned(pruned)
         if self.main:
-            self.results.pruned(pruned)
             save(pruned.model, path)
         return pruned.model
 
@@ -243,6 +244,5 @@ class Run:
         note = WHO_GAINS["2:4" if self.args.method == "2:4" else "unstructured"]
         runner.log("%s", note)
         self.dense.record.append({"step": "sparsify", "method": self.args.method, "zeros": part})
-        if self.main:
-            self.results.final(self.dense, result, time.monotonic() - self.began, notes=(note,), base="dense")
+        self.results.final(self.dense, result, time.monotonic() - self.began, notes=(note,), base="dense")
         return 0

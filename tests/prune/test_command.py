@@ -68,6 +68,7 @@ def test_files_and_stages(finished: tuple[Path, str]) -> None:
     assert after.macs is not None and before.macs is not None and after.macs <= 0.7 * before.macs
     assert last.macs == after.macs and last.params < before.params  # type: ignore[operator]
     assert last.base == "dense" and last.accuracy is not None and last.accuracy.per_class
+    assert (before.name, after.name, last.name) == ("dense", "before_retraining", "retrained")
     assert sum(last.files.values()) < sum(before.files.values())
 
 
@@ -168,6 +169,37 @@ def test_sparse_training_first(weights: tuple[Path, Path], tmp_path: Path) -> No
     done = tiny.run("slim/prune.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "Sparse training of" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Paddle launches CPU processes on Linux")
+def test_two_processes_share_the_images_and_find_the_same(tmp_path: Path) -> None:
+    config = tiny.write_config(tmp_path)
+    found = []
+    for name, launcher in (
+        ("one", []),
+        ("two", ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]),
+    ):
+        flags = [
+            "--config", config, "--save_dir", tmp_path / name, "--from_scratch", "--pruning_ratio", 0.3, "--label_free",
+            "--sensitivity", "exact", "--batch_size", 1, "--retraining_iters", 0, "--no_bench", "--threads", 1,
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *launcher, str(tiny.ROOT / "slim/prune.py"), *map(str, flags)],
+            capture_output=True, text=True, env=tiny.environment(), timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append(json.loads((tmp_path / name / "sensitivities.json").read_text()))
+    one, two = found
+    assert one["images"] == two["images"] == 4 and one["groups"].keys() == two["groups"].keys()
+    for name, curve in one["groups"].items():
+        assert curve["kept"] == two["groups"][name]["kept"]
+        np.testing.assert_allclose(curve["losses"], two["groups"][name]["losses"], rtol=1e-9)
+    first, second = (read_stage(tmp_path / name) for name in ("one", "two"))
+    assert first.accuracy == second.accuracy and first.macs == second.macs
+    assert {n: tuple(t.shape) for n, t in load(tmp_path / "one/graph").tensors()} == {
+        n: tuple(t.shape) for n, t in load(tmp_path / "two/graph").tensors()
+    }
 
 
 def test_groups_command(tmp_path: Path) -> None:
