@@ -55,7 +55,9 @@ def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
     modes = ("exact", "fast", "taylor", "none")
     group.add_argument("--sensitivity", choices=modes, default="fast", help="how; none: rank all channels globally")
     group.add_argument("--criterion", default="l1_norm", metavar="NAME", help="which channels of a group go first")
-    group.add_argument("--sensitivity_images", type=int, metavar="N", help="images; default: all (exact), 16 (others)")
+    group.add_argument(
+        "--sensitivity_images", type=int, metavar="N", help="how many; default: all, 16 (fast), 24 (taylor)"
+    )
     group.add_argument("--label_free", action="store_true", help="divergence of the outputs instead of the metric")
     group.add_argument("--sensitivity_file", metavar="FILE", help="curves of another run, or PaddleSlim's sen.pickle")
 

@@ -14,8 +14,8 @@ from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.gates import Gate, insert_gates
 
-TAYLOR_IMAGES = 16
-_POINTS = 16
+TAYLOR_IMAGES = 24
+_POINTS = 32
 
 
 def gate_gradients(
