@@ -14,9 +14,9 @@ import numpy as np
 
 from paddleseg_slim.compat_old import OldDeclaration, OldProgram, old_declaration, old_type
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph.expand import expand_own_ops
 from paddleseg_slim.graph.ir import Graph, Node, Value, slot_values
 from paddleseg_slim.graph.old_ops import OLD_OPS, OldOp
-from paddleseg_slim.graph.ops import own_function
 
 _WITHOUT_MEANING = frozenset({"force_cpu", "place", "fix_seed", "seed", "asvector", "use_gpudnn"})
 """Attributes that change nothing at inference: left out where an old op lacks them."""
@@ -38,6 +38,7 @@ def write_old_format(
     Raises:
         UserError: the old format has no such op, or no such argument of it; the cause names the op and the node.
     """
+    graph = expand_own_ops(graph, keep=OLD_OPS)
     with OldProgram() as program:
         variables: dict[Value, Any] = {}
         for name, value in graph.parameters.items():
@@ -59,26 +60,11 @@ def _refusal(node: Node, reason: str) -> UserError:
 
 def _write(program: OldProgram, node: Node, variables: dict[Value, Any]) -> None:
     """Add one node; ``variables`` gains its outputs."""
-    own = own_function(node)
     try:
-        if node.op not in OLD_OPS and own is not None:
-            _write_own(own, node, variables)
-        else:
-            _write_old(program, node, variables)
+        _write_old(program, node, variables)
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:  # what Paddle says of a wrong op
         lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)]
         raise _refusal(node, lines[-1][:200]) from error
-
-
-def _write_own(run: Any, node: Node, variables: dict[Value, Any]) -> None:
-    """An op of our own: its function is made of Paddle's, which write themselves."""
-    arguments = dict(node.attrs)
-    for name, slot in node.inputs.items():
-        values = [variables[value] for value in slot_values(slot)]
-        arguments[name] = values if isinstance(slot, list) else values[0] if values else None
-    result = run(**arguments)
-    results = result if isinstance(result, (list, tuple)) else [result]
-    variables.update(zip(node.output_values(), results))
 
 
 def _write_old(program: OldProgram, node: Node, variables: dict[Value, Any]) -> None:

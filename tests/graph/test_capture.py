@@ -204,7 +204,8 @@ def test_a_decision_on_data_becomes_a_selection(caplog: pytest.LogCaptureFixture
         graph(image(2, 70, 64))
     save(graph, tmp_path / "saved")
     export_inference(graph, tmp_path / "exported" / "model")
-    for path in (tmp_path / "saved", tmp_path / "exported"):
+    export_inference(graph, tmp_path / "old" / "model", file_format="pdmodel")
+    for path in (tmp_path / "saved", tmp_path / "exported", tmp_path / "old"):
         again = flatten(load(path)(image(2, 64, 64)))[0]
         np.testing.assert_allclose(again.numpy(), net(image(2, 64, 64)).numpy(), atol=1e-6)
 

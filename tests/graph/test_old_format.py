@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 import pytest
+import yaml
 from graph_nets import CALLS, SPEC, TINY, Call, TwoInputs, image, seeded
 from paddle.static import InputSpec
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import GraphLayer, capture, export_inference, flatten, load
+from paddleseg_slim.graph import GraphLayer, capture, export_inference, flatten, insert_node, load
 from paddleseg_slim.models.zoo import ZOO, build
 
 
@@ -81,6 +84,38 @@ def test_activations(tmp_path: Path) -> None:
     layer = capture(net, SPEC, verify=False)
     export_inference(layer, tmp_path / "model", file_format="pdmodel")
     assert_equal_everywhere(layer, tmp_path / "model", image(2, 16, 24) * 3)
+
+
+def test_quantizers_are_written_with_paddles_own_ops(tmp_path: Path) -> None:
+    layer = capture(seeded(TINY["seg"]), SPEC, verify=False)
+    layer.add_tensor("step", paddle.to_tensor(0.05))
+    layer.add_parameter_value("step")
+    graph = layer.eval_graph
+    grid = {"bits": 8, "axis": None, "qmin": -127, "qmax": 127}
+    insert_node(graph, graph.node("head").value("input"), "slim.fake_quant", "head.quant", attrs=grid,
+                inputs={"scale": graph.parameters["step"], "zero_point": None})  # fmt: skip
+    export_inference(layer, tmp_path / "model", file_format="pdmodel")
+    assert_equal_everywhere(layer, tmp_path / "model", image(2, 64, 96))
+
+
+def test_the_command_writes_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "export.py",
+        "--config",
+        "configs/fashion/fastscnn_fashion5_128x128.yml",
+        "--from_scratch",
+    ]
+    result = subprocess.run(
+        [*command, "--format", "pdmodel", "--input_shape", "64", "64", "--save_dir", str(tmp_path / "out")],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "difference is" in result.stdout + result.stderr  # it was run in Paddle Inference
+    deploy = yaml.safe_load((tmp_path / "out" / "deploy.yaml").read_text())["Deploy"]
+    assert deploy["model"] == "model.pdmodel" and not (tmp_path / "out" / "model.json").exists()
+    assert load(tmp_path / "out")(image(1, 64, 64))[0].shape == [1, 64, 64]
 
 
 def test_no_path_of_this_machine_is_in_the_file(tmp_path: Path) -> None:
