@@ -167,6 +167,7 @@ CALLS: dict[str, Any] = {
     "host_numbers": lambda x: x * (x.shape[2] ** 0.5) + max(x.shape[3] // 3, 2) + min(x.shape[2] % 7, 5),
     "expand_as": lambda x: x.mean([2, 3], keepdim=True).expand_as(x) + paddle.add_n([x, x * 2, x]),
     "set_value": _set_value,
+    "big_constant": lambda x: x[:, :1, :1, :1] * paddle.assign(np.arange(100, dtype="float32")),
     "meshgrid": lambda x: sum(paddle.meshgrid(paddle.arange(4), paddle.arange(6))).astype("float32") * x.mean(),
 }
 
