@@ -29,6 +29,7 @@ from paddle.static import InputSpec
 from rich.console import Console
 from rich.table import Table
 
+from paddleseg_slim.cli.quant_times import measure_gains, slower
 from paddleseg_slim.deploy.benchmark import Candidate, measure
 from paddleseg_slim.deploy.executor import executor
 from paddleseg_slim.deploy.onnx import write_onnx
@@ -36,7 +37,7 @@ from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture
 from paddleseg_slim.models.zoo import build
-from paddleseg_slim.quant.calibrate import Calibration
+from paddleseg_slim.quant.calibrate import Calibration, with_layers
 from paddleseg_slim.quant.ptq import QuantSettings, post_quantize
 
 
@@ -68,14 +69,26 @@ def quantize(model: GraphLayer, args: argparse.Namespace) -> tuple[GraphLayer, C
 
 def files(name: str, args: argparse.Namespace) -> Path:
     """The folder with the float and the int8 file of a model."""
-    folder = Path(args.work) / f"{name}_{args.size}_{args.target}"
+    folder = Path(args.work) / f"{name}_{args.size}_{args.target}{'_slow' if args.keep_float_slow else ''}"
     if not (folder / "int8.onnx").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         model = zoo_model(name, args.size)
         write_onnx(model, folder / "float.onnx", output_op="argmax", logits=first)
-        layer, _ = quantize(model, args)
+        layer, seen = quantize(model, args)
         write_onnx(layer, folder / "int8.onnx", output_op="argmax", logits=first, int32_bias=True)
+        if args.keep_float_slow:
+            _without_slow(seen, folder, args)
     return folder
+
+
+def _without_slow(seen: Calibration, folder: Path, args: argparse.Namespace) -> None:
+    """Write the int8 file again without the layers that int8 makes slower, as ``--keep-float slow`` does."""
+    both = {"float": folder / "float.onnx", "quantized": folder / "int8.onnx"}
+    out = [gain.layer for gain in slower(measure_gains(both, seen.layer, seen.placement, args.engine[0], args.threads))]
+    print(f"{folder.name}: float for their time in {args.engine[0]}: {', '.join(out) or 'none'}")
+    part = with_layers(seen, [name for name in seen.placement.layers if name not in out])
+    print(part.placement.summary())
+    write_onnx(part.quantized(), both["quantized"], output_op="argmax", logits=first, int32_bias=True)
 
 
 def latency(args: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -208,6 +221,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--work", default="output/quant_speed", help="where files are kept between runs")
+    parser.add_argument("--keep_float_slow", action="store_true", help="layers float that int8 makes slower")
     parser.add_argument("--only_make", action="store_true", help="write the files of `latency`, measure nothing")
     parser.add_argument("--output", default="output/quant_speed.json")
     args = parser.parse_args()
