@@ -1,8 +1,8 @@
 """Accuracy of quantization after training on the test split, measured in ONNX Runtime on the exported files.
 
 For every model: int8 (W8A8; 7-bit weights where the target says so), int8 with reconstruction, and weights of 4 bits
-rounded to nearest and reconstructed (coordinate descent, then AdaRound on blocks). Drops are in points of 100 against the float file in the same
-engine, with 95 % intervals of a paired bootstrap over the images.
+rounded to nearest and reconstructed (coordinate descent, then AdaRound on blocks). Drops are in points of 100 against
+the float file in the same engine, with 95 % intervals of a paired bootstrap over the images.
 
     python benchmarks/ptq_accuracy.py --model CONFIG WEIGHTS [--model CONFIG WEIGHTS ...] --seconds 60
 """
