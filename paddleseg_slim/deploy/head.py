@@ -43,6 +43,7 @@ def with_head(layer: GraphLayer, logits: Callable[[Any], Any], output_op: str) -
     if output_op != "none":
         value = _append(graph, value, output_op)
     graph.outputs = [value]
+    graph.updates = {}  # a file keeps no state
     remove_dead_nodes(graph)
     result = GraphLayer(graph, graph, layer.record, layer.origin)
     for name in graph.parameters:

@@ -135,7 +135,7 @@ class Tracer:
         self._shape_cache: dict[tuple[int, int], Any] = {}
         self._kept: list[Any] = []
         self._guards: list[tuple[Any, Any]] = []
-        self._replaced: dict[tuple[int, str], tuple[Any, Any]] = {}
+        self._replaced: dict[tuple[int, str], tuple[Any, Any, bool]] = {}
         self._run: ShapeRun | None = None
 
     def trace(self) -> tuple[Graph, list[tuple[Value, Any]], list[tuple[Any, Value]]]:
@@ -178,8 +178,8 @@ class Tracer:
         """Tensors with their new values; a plain attribute counts only when the model reads what it held before."""
         read = {id(tensor) for tensor in stored.values()}
         found = {id(stored[value]): (stored[value], made) for value, made in self._reader.updates.items()}
-        for tensor, value in self._replaced.values():
-            if tensor.persistable or id(tensor) in read:
+        for tensor, value, is_buffer in self._replaced.values():
+            if is_buffer or id(tensor) in read:
                 found[id(tensor)] = (tensor, self._reader.value(value))
         return list(found.values())
 
@@ -217,12 +217,14 @@ class Tracer:
         def assign(layer: nn.Layer, name: str, value: Any) -> None:
             if not isinstance(value, compat.PirValue):
                 return original_assign(layer, name, value)
+            is_buffer = name in layer._buffers
             held = layer._buffers.get(name, layer.__dict__.get(name))
             for table in (layer._parameters, layer._buffers):  # Paddle would write into the tensor that stood there
                 table.pop(name, None)
             if isinstance(held, paddle.Tensor) or (id(layer), name) in self._replaced:
-                tensor = self._replaced.get((id(layer), name), (held,))[0]
-                self._replaced[id(layer), name] = (tensor, value)
+                first = (held, None, is_buffer)
+                tensor, _, is_buffer = self._replaced.get((id(layer), name), first)
+                self._replaced[id(layer), name] = (tensor, value, is_buffer)
             object.__setattr__(layer, name, value)
             return None
 

@@ -17,6 +17,7 @@ from graph_nets import SPEC, TINY, TinyAttention, TinySeg, TwoInputs, image, see
 from paddle import nn
 from paddle.static import InputSpec
 
+from paddleseg_slim.deploy.head import with_head
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import capture, export_inference, flatten, load, save
 from paddleseg_slim.models.zoo import ZOO, build
@@ -363,3 +364,27 @@ def test_buffers_that_the_model_keeps_itself(tmp_path: Path) -> None:
         assert model.state_dict()["counter"].item() >= 3
         for a, b in zip(start.state_dict().values(), model.state_dict().values()):
             np.testing.assert_allclose(b.numpy(), a.numpy(), atol=1e-6)
+
+
+class CountingAlways(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 4, 1)
+        self.register_buffer("runs", paddle.zeros([1]))
+        self.register_buffer("mean", paddle.zeros([4]))
+
+    def forward(self, x: Any) -> Any:
+        self.runs = self.runs + 1
+        y = self.conv(x)
+        self.mean = y.detach().mean([0, 2, 3])
+        return y / self.runs
+
+
+def test_a_model_that_counts_in_eval_mode_too(tmp_path: Path) -> None:
+    graph = capture(seeded(CountingAlways), SPEC)
+    first = with_head(graph, lambda outputs: outputs, "none")(image())[0].numpy()
+    export_inference(graph, tmp_path / "model")  # files hold the state of this moment
+    graph.eval()
+    np.testing.assert_array_equal(graph(image()).numpy(), first)
+    np.testing.assert_allclose(graph(image()).numpy(), first / 2, rtol=1e-6)
+    np.testing.assert_array_equal(load(tmp_path)(image())[0].numpy(), first)
