@@ -158,7 +158,7 @@ def main() -> None:
     for (name, kept), score in brute.items():
         curve = exact.groups[name]
         gaps.append(abs(exact.baseline * (1 - curve.losses[curve.kept.index(kept)]) - score))
-    whole_brute, after, cpu_brute = spent * len(every) / len(sample)
+    whole_brute, after, cpu_brute = (float(value) * len(every) / len(sample) for value in spent)
     runs = len(every) * len(samples)
     short = [(name, kept) for name, curve in fast.groups.items() for kept in curve.kept]
     result = {
