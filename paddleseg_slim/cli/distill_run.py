@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 
+from paddleseg_slim.chain.state import differences, digest_of
 from paddleseg_slim.cli import runner, setup, training
 from paddleseg_slim.cli.evaluation import Forwards
 from paddleseg_slim.cli.setup import Session
@@ -17,6 +19,7 @@ from paddleseg_slim.config import Config
 from paddleseg_slim.distill.distiller import Distiller, Mutual, Term
 from paddleseg_slim.distill.losses import DMLLoss
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture, load, save
 from paddleseg_slim.report import stage
 from paddleseg_slim.tasks import build_task
@@ -30,6 +33,11 @@ if TYPE_CHECKING:
     from paddleseg_slim.train.loop import TrainResult
 
 BEFORE = "student"
+FACTS = "distill.json"
+_LOSS_FLAGS = (
+    *("logits_loss", "logits_weight", "feature_loss", "feature_weight", "student_taps", "teacher_taps"),
+    *("temperature", "mutual"),
+)
 _COMPARED = 8
 
 
@@ -64,6 +72,30 @@ class Run:
         place = args.save_dir if args.resume and any(Path(args.save_dir).glob("iter_*")) else args.resume_model
         self.resume = training.find_resume(place, config, self.settings, len(self.dataset))
         self.goes_on = args.resume or training.goes_on(self.resume, args.save_dir)
+        self.facts = self._facts()
+        if self.resume:
+            self._check_same(self.resume.folder.parent / FACTS)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a resumed run must share besides the config: the models that it began with, and the losses by flag."""
+        given = {name: getattr(self.args, name) for name in _LOSS_FLAGS}
+        paths = {name: getattr(self.args, name) for name in ("model_path", "teacher_model_path")}
+        return {**given, **{name: path and digest_of(Path(path)) for name, path in paths.items()}}
+
+    def _check_same(self, path: Path) -> None:
+        """Refuse to go on with another teacher, student or loss.
+
+        Raises:
+            UserError: something differs; the flags are named.
+        """
+        if not path.is_file():
+            return
+        changed = differences(self.facts, json.loads(path.read_text(encoding="utf-8")))
+        if changed:
+            raise UserError(
+                f"{path.parent} belongs to a run with other settings: {'; '.join(changed)}.",
+                "Resume with the same flags and models, or give another --save_dir.",
+            )
 
     def _graph(self, task: Task, path: str | None) -> GraphLayer:
         model = setup.load_model(task, path, reset_head=self.args.reset_head) if path else task.build_model()
@@ -82,6 +114,8 @@ class Run:
         if self.args.overwrite and not self.goes_on:
             checkpoint.clear_run(folder)
         main = paddle.distributed.get_rank() == 0
+        if main:
+            write_json(folder / FACTS, self.facts)
         if main and self.args.model_path and not (self.resume and (folder / BEFORE / stage.FILE_NAME).is_file()):
             self._write(self.student, folder / BEFORE, BEFORE, "train", self._evaluate(self.student))
         hook = self._hook(folder)

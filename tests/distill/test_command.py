@@ -32,7 +32,7 @@ def _flags(place, out, *more):
     ]
 
 
-def test_resumed_it_ends_with_the_same_model(place, tmp_path):
+def test_resumed_it_ends_with_the_same_model_and_refuses_other_losses(place, tmp_path, capsys):
     """With adapters (none here: equal widths), features and the logits; the graph is what a later step takes."""
     losses = [
         "--logits_loss",
@@ -50,6 +50,11 @@ def test_resumed_it_ends_with_the_same_model(place, tmp_path):
     assert cli.main(_flags(place, resumed, *losses, "--resume")) == 0
     graphs = [sha256(folder / "graph" / "weights.safetensors") for folder in (whole, resumed)]
     assert graphs[0] == graphs[1]
+    capsys.readouterr()
+    other = [*losses, "--feature_weight", "2", "--model_path", place / "teacher.pdparams"]
+    assert cli.main(_flags(place, whole, *other, "--resume")) == 2  # failure mode I3
+    printed = capsys.readouterr().err
+    assert "feature_weight is 2.0, was 1.0" in printed and "model_path" in printed and "teacher_model" not in printed
     stage = read_stage(whole)
     assert stage.kind == "distill" and stage.accuracy is not None and (whole / "model.json").is_file()
 
