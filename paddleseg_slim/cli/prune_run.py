@@ -16,7 +16,7 @@ import paddle
 from paddleseg_slim.cli import prune_hooks, runner, training
 from paddleseg_slim.cli.prune_result import Results
 from paddleseg_slim.cli.prune_steps import Analysis, refuse_quantized
-from paddleseg_slim.cli.setup import Session, load_model
+from paddleseg_slim.cli.setup import Session, load_model, precision
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.self_distillation import SelfDistillation
 from paddleseg_slim.errors import UserError
@@ -73,10 +73,10 @@ class Run:
         self.folder = folder
         self.began = time.monotonic()
         self.main = paddle.distributed.get_rank() == 0
-        self._check_settings()
         shape = task.val_dataset()[0]["img"].shape
         self.results = Results(args, config, task, folder, (1, *shape))
-        self.dense = self._model()
+        self.dense = self._model()  # before anything is written: it may be refused
+        self._check_settings()
 
     def _check_settings(self) -> None:
         """Refuse to resume a run with other flags; a new run forgets what stood in its folder."""
@@ -108,6 +108,7 @@ class Run:
         else:
             model = self.task.build_model()
         if isinstance(model, GraphLayer):
+            refuse_quantized(model)
             return model
         size = self.results.shape[2:]
         return capture(model, self.task.input_spec(), fixed_size=(size[0], size[1]))
@@ -121,7 +122,6 @@ class Run:
     def channel(self) -> int:
         """Prune channels."""
         groups = self._groups(self.dense)
-        refuse_quantized(groups)
         if self.goal.latency_ms is not None and paddle.distributed.get_world_size() > 1:
             raise UserError("--target-latency is measured by one process.", "Start without paddle.distributed.launch.")
         if self.goal.flops_removed == 0 and self.goal.params is None and self.goal.latency_ms is None:
@@ -195,6 +195,8 @@ class Run:
             iters=iters,
             save_interval=min(self.args.save_interval, iters),
             do_eval=best,
+            precision=precision(self.args),
+            amp_level=self.args.amp_level,
         )
         dataset = self.task.train_dataset()
         resume = None

@@ -17,6 +17,7 @@ from paddleseg_slim.cli import evaluation, runner
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune import curves as curve_files
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import needs_gradients
@@ -194,11 +195,11 @@ def _sum_over_ranks(array: np.ndarray) -> np.ndarray:
     return np.asarray(tensor.numpy())
 
 
-def refuse_quantized(groups: ChannelGroups) -> None:
+def refuse_quantized(model: GraphLayer) -> None:
     """Refuse a model with quantizers.
 
     Raises:
         UserError: it has some: their ranges are of the unpruned tensors.
     """
-    if any(node.op == "slim.fake_quant" for node in groups.model.eval_graph.nodes):
+    if any(node.op == "slim.fake_quant" for node in model.eval_graph.nodes):
         raise UserError("The model is quantized already.", "Prune first, quantize after.")
