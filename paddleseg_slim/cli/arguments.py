@@ -38,7 +38,7 @@ def add_data_format(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """``--model_path``, ``--reset_head``."""
-    text = "weights: .pdparams or .safetensors"
+    text = "weights (.pdparams, .safetensors), or the folder of a compressed model"
     parser.add_argument("--model_path", required=required, metavar="FILE", help=text)
     parser.add_argument(
         "--reset-head", "--reset_head", action="store_true", help="keep the initial head if its class number differs"

@@ -106,7 +106,7 @@ class Run:
     def _teacher(self, config: Config) -> GraphLayer:
         """The teacher: a config with weights, a saved graph, or an exported model."""
         path = self.args.teacher_model_path
-        exported = path and not path.endswith((".pdparams", ".safetensors")) and not _is_graph(path)
+        exported = path and not path.endswith((".pdparams", ".safetensors")) and setup.saved_graph(path) is None
         return load(path) if exported else self._graph(build_task(config), path)
 
     def run(self, folder: Path) -> None:
@@ -205,7 +205,3 @@ class Run:
             seconds=result.seconds if result else 0.0,
             curves=curves,
         )
-
-
-def _is_graph(path: str) -> bool:
-    return (Path(path) / "graph.json").is_file()

@@ -59,20 +59,26 @@ def precision(args: argparse.Namespace) -> str:
     return "fp16" if getattr(args, "fp16", False) else str(getattr(args, "precision", "fp32"))
 
 
+def saved_graph(path: str) -> Path | None:
+    """Where the graph of ``path`` is saved (``graph.json``): there, or in its ``graph/``; None for anything else."""
+    places = (Path(path), Path(path) / "graph")
+    return next((place for place in places if (place / "graph.json").is_file()), None)
+
+
 def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: bool = False) -> paddle.nn.Layer:
     """The model of ``task`` with the weights of ``path``, or the compressed model in the folder ``path``.
 
     Args:
         task: builds the model.
-        path: ``.pdparams``, ``.safetensors``, or a folder that a compression command wrote (``graph.json``).
+        path: ``.pdparams``, ``.safetensors``, or a folder that a compression command wrote: `saved_graph`.
         data_format: layout inside the model.
         reset_head: see `train.weights.load_weights`.
 
     Raises:
         UserError: it cannot be read, or does not fit.
     """
-    folder = Path(path)
-    if (folder / "graph.json").is_file():
+    folder = saved_graph(path)
+    if folder is not None:
         from paddleseg_slim.graph import load
 
         if data_format != "NCHW":

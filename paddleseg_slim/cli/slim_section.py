@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paddleseg_slim.cli import setup
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,12 +95,13 @@ def _check_record(path: Path, section: SlimSection) -> None:
         UserError: it is a file of weights, or a method is missing in its record.
     """
     methods = [step.method for step in section.steps]
-    if not (path / "graph.json").is_file():
+    folder = setup.saved_graph(str(path))
+    if folder is None:
         raise UserError(
             f"--slim_config says {', '.join(methods)}, but {path} is no compressed model (a folder with graph.json).",
             "Give the folder graph/ that train.py --slim_config wrote, or leave --slim_config out.",
         )
-    record = json.loads((path / "compression.json").read_text(encoding="utf-8"))["record"]
+    record = json.loads((folder / "compression.json").read_text(encoding="utf-8"))["record"]
     done = [str(entry.get("step")) for entry in record]
     missing = [method for method in methods if _RECORDED[method] not in done]
     if missing:
