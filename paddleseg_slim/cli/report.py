@@ -11,7 +11,7 @@ from rich.console import Console
 from paddleseg_slim.files import write_text
 from paddleseg_slim.version import __version__
 
-HELP = "Make one self-contained HTML page (and Markdown) of what a run reached."
+HELP = "write one self-contained HTML page (and Markdown) of what a run reached"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     summary = summarize(find_stages(args.run_dirs))
     from paddleseg_slim.report import html, markdown
     from paddleseg_slim.report.headline import Headline
-    from paddleseg_slim.report.tables import explanation, stage_table
+    from paddleseg_slim.report.tables import explanation, stage_tables
 
     first = Path(args.run_dirs[0])
     page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     write_text(page, text)
     write_text(page.with_suffix(".md"), markdown.render(summary, args.title, footer))
     console = Console()
-    console.print(stage_table(summary))
+    for table in stage_tables(summary, console.width):
+        console.print(table)
     console.print(explanation(summary), style="dim", markup=False)
     sentence = Headline.of(summary).sentence
     if sentence:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from paddleseg_slim.report.stage import Accuracy
 from paddleseg_slim.report.summary import Row, Setup, Speed, Summary, classes, fraction, human
+
+_ANY_WIDTH = 10_000  # columns: wider than any table
 
 
 def primary_name(summary: Summary) -> str:
@@ -73,15 +77,30 @@ def cells(row: Row, summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def stage_table(summary: Summary, title: str | None = None) -> Table:
-    """The table for a terminal."""
-    table = Table(title=title, title_justify="left")
-    for index, heading in enumerate(columns(summary)):
-        lines = heading.replace(", ", "\n")
-        table.add_column(lines, justify="left" if index == 0 else "right", overflow="fold")
+def stage_tables(summary: Summary, width: int) -> list[Table]:
+    """The table for a terminal; where it is wider than ``width`` columns, one of accuracy and size, one of times."""
+    headings = columns(summary)
+    whole = _table(summary, range(len(headings)))
+    first_time = len(headings) - len(summary.setups)
+    wide = Measurement.get(Console(width=_ANY_WIDTH), Console(width=_ANY_WIDTH).options, whole).maximum > width
+    if not wide or not summary.setups:
+        return [whole]
+    return [_table(summary, range(first_time)), _table(summary, [0, *range(first_time, len(headings))])]
+
+
+def _table(summary: Summary, places: Sequence[int]) -> Table:
+    """The columns at ``places``."""
+    table, headings = Table(), columns(summary)
+    for place in places:
+        lines = headings[place].replace(", ", "\n")
+        table.add_column(lines, justify="left" if place == 0 else "right", overflow="fold")
     for row in summary.rows:
+        texts = cells(row, summary)
         table.add_row(
-            *(Text.assemble(main, ("\n" + small, "dim")) if small else main for main, small in cells(row, summary))
+            *(
+                Text.assemble(main, ("\n" + small, "dim")) if small else main
+                for main, small in (texts[p] for p in places)
+            )
         )
     return table
 

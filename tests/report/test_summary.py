@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from report.runs import make_run
+from rich.console import Console
 
 from paddleseg_slim.report import Accuracy, Latency, Stage, find_stages
 from paddleseg_slim.report.headline import Headline
 from paddleseg_slim.report.summary import Setup, duration, human, model_size, summarize, warnings
-from paddleseg_slim.report.tables import cells, class_rows, columns, markdown_table
+from paddleseg_slim.report.tables import cells, class_rows, columns, markdown_table, stage_tables
 
 SHAPE = (1, 3, 8, 8)
 
@@ -147,3 +149,16 @@ def test_overlay_colors_are_clear_first_and_then_those_of_pascal_voc() -> None:
     assert (colors[11:] == class_colors(256)[11:]).all()
     assert overlay_colors(1).tolist() == [[0, 0, 0]] and len(overlay_colors(4)) == 4
     assert len({tuple(color) for color in colors[:11].tolist()}) == 11
+
+
+def test_a_narrow_terminal_gets_times_in_a_table_of_their_own(tmp_path):
+    summary = summarize(find_stages([make_run(tmp_path)]))
+    (whole,) = stage_tables(summary, 500)
+    assert [column.header.split("\n")[0] for column in whole.columns] == [h.split(", ")[0] for h in columns(summary)]
+    sizes, times = stage_tables(summary, 80)
+    assert [column.header for column in sizes.columns] == columns(summary)[:5]
+    assert [column.header.split("\n")[0] for column in times.columns] == ["stage", "ONNX Runtime", "OpenVINO"]
+    assert whole.row_count == sizes.row_count == times.row_count == 3
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(sizes)
+    assert "0.81 points" in console.export_text()
