@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         width = max(len(key) for key in found)
         for key, value in found.items():
-            text = value if isinstance(value, str) else ", ".join(map(str, value)) or "-"
-            sys.stdout.write(f"{key:<{width}}  {text}\n")
+            text = value if isinstance(value, str) else ", ".join(map(str, value))
+            sys.stdout.write(f"{key:<{width}}  {text or '-'}\n")
     problem = found["paddle problem"]
     if problem:
         raise UserError(problem, "pip install 'paddlepaddle>=3.1.1,<3.4' (paddlepaddle-gpu for a GPU).")

@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     if args.learning_rate is None:
         rate = configs.load_config(args.config, args.opts).lr_scheduler.args.get("learning_rate")
         args.learning_rate = SAFE_RATE * rate if isinstance(rate, (int, float)) else None
-        runner.log("Learning rate %s, %g of the config's; --learning_rate sets another.", args.learning_rate, SAFE_RATE)
+        if args.learning_rate is not None:
+            said = "Learning rate %g, %g of the config's; --learning_rate sets another."
+            runner.log(said, args.learning_rate, SAFE_RATE)
     config = configs.load_config(args.config, args.opts, overrides={**overrides, "learning_rate": args.learning_rate})
     config = _with_clipping(config)
     task = build_task(config)
