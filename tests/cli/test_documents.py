@@ -19,7 +19,7 @@ from paddleseg_slim.chain.verbs import Verb
 DOCUMENTS = ("README.md", "README_cn.md", "docs/tutorial.md", "docs/tutorial_cn.md", "docs/benchmarks.md")
 _BLOCK = re.compile(r"```shell\n(.*?)```", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Z_]+)=(\S.*)")
-_OWN = ("configs/", "slim/", "benchmarks/")
+_OWN = ("configs/", "slim/", "benchmarks/", "paddleseg_slim/")
 
 
 def commands(document: str) -> Iterator[list[str]]:
@@ -75,7 +75,7 @@ _SMALL = {
     **{"--retraining_iters": "2", "--iters": "2", "--save_interval": "2", "--batch_nums": "2", "--repeats": "5"},
     **{"--warmup": "1", "--interval": "10", "--threads": "1"},
 }
-_FEW = [f"{section}_dataset.{key}" for section in ("train", "val") for key in ("num_samples=8", "size=[64,64]")]
+_FEW = [f"{section}_dataset.{key}" for section in ("train", "val", "test") for key in ("num_samples=8", "size=[64,64]")]
 
 
 def small(words: list[str]) -> list[str]:
@@ -86,6 +86,8 @@ def small(words: list[str]) -> list[str]:
     parser = verbs.parser_of(Verb(verb))
     parsed = verbs.check(Verb(verb), arguments, " ".join(words))
     given = {name: value for name, value in _SMALL.items() if name in parser._option_string_actions}
+    if verb == "compare":
+        given["--repeats"] = "100"  # it takes no fewer
     if verb == "prune":
         given["--sensitivity_images"] = "8"
     opts = ["--opts", *getattr(parsed, "opts", []), *_FEW] if hasattr(parsed, "opts") else []
@@ -104,7 +106,8 @@ def small(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
 def test_the_commands_on_embedded_data_run_in_order(document: str, tmp_path: Path) -> None:
     """Those that train a model of Paddle's quick start need its data set; recipes have tests of their own."""
-    (tmp_path / "configs").symlink_to(tiny.ROOT / "configs", target_is_directory=True)
+    for folder in ("configs", "paddleseg_slim"):
+        (tmp_path / folder).symlink_to(tiny.ROOT / folder, target_is_directory=True)
     environment = {**tiny.environment(), "PYTHONPATH": str(tiny.ROOT)}
     ran = 0
     for words in commands(document):
