@@ -64,7 +64,9 @@ def _boolean(text: str) -> bool:
 def run(args: argparse.Namespace) -> int:
     """Predict; see `add_arguments`."""
     from paddleseg_slim.deploy.infer import Predictor
+    from paddleseg_slim.train.logging import setup_logging
 
+    setup_logging()
     arguments.at_least(args, batch_size=1, cpu_threads=0, min_subgraph_size=1)
     _check_engine_flags(args)
     source = Path(args.image_path)
@@ -161,7 +163,8 @@ def _masks(predictor: Predictor, args: argparse.Namespace, pictures: list[tuple[
             numbers, counts = np.unique(classes, return_counts=True)
             shares = ", ".join(f"{_name(predictor, n)} {c / classes.size:.1%}" for n, c in zip(numbers, counts))
             runner.log("%s: %s", name, shares)
-    return f"{len(pictures)} masks are saved in {folder}, overlays in {folder / 'added_prediction'}."
+    masks = "1 mask" if len(pictures) == 1 else f"{len(pictures)} masks"
+    return f"{masks} saved in {folder}, overlays in {folder / 'added_prediction'}."
 
 
 def _name(predictor: Predictor, number: int) -> str:

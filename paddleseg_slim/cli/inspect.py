@@ -9,7 +9,8 @@ from paddleseg_slim.cli import arguments, groups, setup
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
-    from paddleseg_slim.graph import Cost, GraphLayer
+    from paddleseg_slim.graph import GraphLayer
+    from paddleseg_slim.graph.cost import Cost
 
 HELP = "print a model node by node with shapes, parameters and MACs, and draw it"
 
@@ -32,12 +33,17 @@ def run(args: argparse.Namespace) -> int:
 
     from paddleseg_slim.files import write_json, write_text
     from paddleseg_slim.graph import cost
+    from paddleseg_slim.graph.cost import Cost
     from paddleseg_slim.graph.picture import svg
 
     layer = groups.open_model(args)
     graph = layer.train_graph if args.train else layer.eval_graph
     costs = cost(graph, [_shape(value.shape, args.input_shape) for value in graph.inputs])
     _print(Console(), layer, costs)
+    if len(graph.outputs) > 1:
+        needed = {node.name for node in graph.ancestors(graph.outputs[:1])}
+        first = Cost(tuple(node for node in costs.nodes if node.name in needed))
+        Console().print(f"The first output alone, which a segmentation model is exported with: {_totals(first)}.")
     if args.svg:
         write_text(args.svg, svg(graph, costs))
     if args.json:
@@ -72,9 +78,10 @@ def _print(console: Any, layer: GraphLayer, costs: Cost) -> None:
         macs = f"{node.macs / 1e6:,.2f} M" if node.macs else ""
         table.add_row(node.name, node.op, "x".join(map(str, node.shape)), parameters, macs)
     console.print(table)
-    console.print(
-        f"{costs.macs / 1e9:.3f} GMACs, {costs.parameters / 1e6:.3f} M parameters, "
-        f"{costs.activation_bytes / 2**20:.1f} MiB of activations."
-    )
+    console.print(f"{_totals(costs)}, {costs.activation_bytes / 2**20:.1f} MiB of activations.")
     for entry in layer.record:
         console.print(f"Done to it: {entry.get('pass', entry.get('kind', '?'))}")
+
+
+def _totals(costs: Cost) -> str:
+    return f"{costs.macs / 1e9:.3f} GMACs, {costs.parameters / 1e6:.3f} M parameters"

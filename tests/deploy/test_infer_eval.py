@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,8 @@ def test_infer_command(exported, pictures: Path, tmp_path: Path) -> None:
                             *(f"added_prediction/{n}" for n in ("a.png", "d.png", "sub/b c.png"))])  # fmt: skip
     mask = Image.open(tmp_path / "sub/b c.png")
     assert mask.mode == "P" and (np.asarray(mask)[:, :15] == 2).all() and mask.size == (30, 20)
-    assert "batch 2: preprocess" in result.stderr + result.stdout
+    assert "batch 2: preprocess" in result.stdout
+    assert re.search(r"^\d{4}-\d\d-\d\d [\d:]{8} \[    INFO\]\t\d+ masks saved in ", result.stdout, re.MULTILINE)
 
 
 def test_infer_video(exported, tmp_path: Path, capsys) -> None:
@@ -233,6 +235,8 @@ def test_as_scores() -> None:
     assert as_scores(np.ones((1, 3, 2, 2), np.float32), 3).shape == (1, 3, 2, 2)
     with pytest.raises(UserError, match="class 2"):
         as_scores(classes, 2)
+    with pytest.raises(UserError, match="scores of 3 classes, the task has 4"):
+        as_scores(np.ones((1, 3, 2, 2), np.float32), 4)
 
 
 def test_classification_config_is_evaluated_too(tmp_path: Path, capsys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from xml.etree import ElementTree
 import pytest
 from graph_nets import DETECTORS, SPEC, TINY, seeded
 
+from paddleseg_slim.cli.main import main
 from paddleseg_slim.graph import capture, cost
 from paddleseg_slim.graph.picture import svg
+from paddleseg_slim.models import zoo
 
 COMMAND = [sys.executable, "-c", "import sys; from paddleseg_slim.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 
@@ -31,6 +34,16 @@ def test_a_table_a_picture_and_numbers(tmp_path: Path) -> None:
     root = ElementTree.parse(picture).getroot()
     texts = " ".join("".join(element.itertext()) for element in root.iter())
     assert all(node["op"] in texts for node in data["nodes"] if node["op"] in ("conv2d", "concat", "bilinear_interp"))
+
+
+def test_costs_without_auxiliary_heads_are_those_of_the_exported_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "fast_scnn", "--input_shape", "64", "64"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    total, first = re.findall(r"([\d.]+) GMACs, ([\d.]+) M parameters", said)
+    layer = capture(zoo.build("fast_scnn", 19), SPEC, verify=False, fixed_size=(64, 64))
+    head = sum(v.size for n, v in layer.tensors() if n.startswith("auxlayer.")) / 1e6
+    assert head > 0.01 and float(total[1]) - float(first[1]) == pytest.approx(head, abs=0.0011)
+    assert float(first[0]) < float(total[0])
 
 
 def test_no_model_is_an_error_of_the_user(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def find_model(path: str | os.PathLike[str], engine: str) -> Path:
     files = ENGINES[engine].files
     readable = ", ".join(name for name in files if not name.startswith("."))
     if not target.exists():
-        raise UserError(f"No model at {target}.", f"Give a file or a folder with one of: {readable}.")
+        raise UserError(f"No model at {target}.", f"Give a file or a folder that {engine} reads: {readable}.")
     if target.is_dir():
         for name in files:
             matches = sorted(target.glob("*" + name)) if name.startswith(".") else [target / name]
