@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,14 @@ def recover_folder(path: str | os.PathLike[str]) -> None:
         os.replace(old, target)
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+def remove_leftovers(folder: str | os.PathLike[str], busy: Collection[Path] = ()) -> None:
     """Remove what killed processes have half written in ``folder`` and below, and undo half replacements.
 
-    Nothing may be writing there meanwhile.
+    Nothing may be writing there meanwhile, but in the folders ``busy`` below it, which are left alone.
     """
     for path in sorted(Path(folder).rglob(".*")):
+        if any(other in path.parents for other in busy):
+            continue
         if _LEFTOVER.fullmatch(path.name) and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif _LEFTOVER.fullmatch(path.name):

@@ -40,7 +40,8 @@ def claimed(
     lock = folder / _LOCK
     _take(lock)
     try:
-        remove_leftovers(folder)
+        others = [other for other in folder.rglob(_LOCK) if other != lock and _holder(other) is not None]
+        remove_leftovers(folder, [other.parent for other in others])
         content = [] if overwrite or resume else visible(folder)
         if content:
             raise UserError(

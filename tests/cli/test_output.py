@@ -42,6 +42,17 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     assert left == {"iter_1", "iter_1/whole", "iter_3", "graph", ".hidden"}
 
 
+def test_what_another_run_below_is_writing_is_left_alone(tmp_path):
+    with claimed(str(tmp_path / "run")) as run, atomic_file(run / "model.onnx") as half:
+        half.write_bytes(b"x")
+        with claimed(str(tmp_path), overwrite=True):
+            assert half.is_file()
+        with pytest.raises(UserError, match="not empty"), claimed(str(tmp_path)):
+            pass
+        assert half.is_file()
+    assert (tmp_path / "run" / "model.onnx").read_bytes() == b"x"
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     """Failure mode I9."""
     with claimed(str(tmp_path)), pytest.raises(UserError, match="in use"), claimed(str(tmp_path), overwrite=True):
