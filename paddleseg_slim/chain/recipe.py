@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddleseg_slim.chain.state import FILE_NAME as STATE
 from paddleseg_slim.chain.verbs import VERBS, Verb
 from paddleseg_slim.config.merge import parse_opts, with_values
 from paddleseg_slim.config.signature import check_arguments
@@ -134,6 +135,7 @@ def load_recipe(path: str | Path, opts: Sequence[str] = (), *, from_scratch: boo
             raise UserError(f"{file}: unknown key {key!r}.", nearest(str(key), _KEYS))
     if "config" not in data:
         raise UserError(f"{file}: config is missing.", "Name the config of the model: 'config: ../fashion/x.yml'.")
+    _check_kinds(data, file)
     if bool(data.get("goal")) != bool(data.get("tries")):
         raise UserError(f"{file}: goal and tries belong together.", "Give both, or neither.")
     listed, trains = _beginning(data, file, from_scratch)
@@ -150,6 +152,14 @@ def load_recipe(path: str | Path, opts: Sequence[str] = (), *, from_scratch: boo
     )
     _check_names(recipe)
     return recipe
+
+
+def _check_kinds(data: Mapping[str, Any], file: Path) -> None:
+    kinds = {"common": dict, "from_scratch": dict, "goal": dict, "steps": list}
+    for key, kind in kinds.items():
+        if data.get(key) and not isinstance(data[key], kind):
+            wanted = "a list" if kind is list else "a mapping"
+            raise UserError(f"{file}: {key} is {data[key]!r}.", f"It must be {wanted}.")
 
 
 def _beginning(data: Mapping[str, Any], file: Path, from_scratch: bool) -> tuple[list[Any], bool]:
@@ -217,6 +227,8 @@ def _step(item: Any, where: str, known: Mapping[str, Step], last: str, prefix: s
         raise UserError(f"{where}: there is no step {reference!r} before it.", nearest(reference, [START, *known]))
 
     source = own(str(options.pop("from", last))) if VERBS[verb].takes_model else ""
+    if source in known and known[source].row.makes_model is None:
+        raise UserError(f"{where}: the step {source!r} makes no model.", "Name one that does in 'from'.")
     return Step(name, verb, _replaced(options, own), source)
 
 
@@ -274,5 +286,7 @@ def _check_names(recipe: Recipe) -> None:
             raise UserError(f"{recipe.path}: a step is called {name!r}.", "Use letters, digits, '_', '-' and '.'.")
         if names.count(name) > 1:
             raise UserError(f"{recipe.path}: two steps are called {name!r}.", "Give one of them a 'name'.")
+        if name == STATE or (name == START and recipe.model is not None):
+            raise UserError(f"{recipe.path}: a step is called {name!r}.", "That name is taken: give another.")
     if recipe.goal and recipe.goal.base not in [START, *(step.name for step in recipe.steps)]:
         raise UserError(f"{recipe.path}: goal.base is {recipe.goal.base!r}.", nearest(recipe.goal.base, names))

@@ -139,6 +139,8 @@ def command_line(
     for name, value in options.items():
         if name not in actions:
             raise UserError(f"{where}: the command {verb.command} has no option {name!r}.", nearest(name, actions))
+        if verb.arguments.get(actions[name].dest) == "{folder}":
+            raise UserError(f"{where}: {name} is not for a step to choose.", "Leave it out; give the run's --save_dir.")
         chosen[actions[name].dest] = (actions[name], value)
     options_first = sorted(chosen.values(), key=lambda item: bool(item[0].option_strings))  # positionals first
     return [text for action, value in options_first for text in _texts(action, value, where)]

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.train.logging import setup_logging
 
     setup_logging()
+    arguments.at_least(args, threads=1)
     common = [f"common.{name}={getattr(args, name)}" for name in ("device", "threads") if getattr(args, name)]
     recipe = load_recipe(args.recipe, [*args.recipe_opts, *common], from_scratch=args.from_scratch)
     plan = Plan(recipe, Path(args.save_dir), args.opts)
