@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
     """Compare; see `add_arguments`."""
     arguments.at_least(args, batch_size=1, num_workers=0, repeats=100)
     models = _models(args.models)
+    if args.json:
+        arguments.check_folder(str(Path(args.json).parent))
+        if Path(args.json).is_dir():
+            raise UserError(f"--json {args.json} is a folder.", "Name a file.")
     session = setup.start(args)
     from rich.console import Console
 
@@ -75,6 +80,8 @@ def _models(texts: list[str]) -> dict[str, Path]:
         name, mark, path = text.partition("=")
         if not mark:
             name, path = Path(text).stem, text
+        if not name:
+            raise UserError(f"{text} has no name.", "Name it: --models NAME=PATH NAME=PATH.")
         if name in models:
             raise UserError(f"Two models are called {name}.", "Name them: --models NAME=PATH NAME=PATH.")
         if not Path(path).exists():
@@ -96,7 +103,27 @@ def _forward(path: Path, task: Task, threads: int, work: Path) -> Forward:
 
     file = model_file(str(path), "onnxruntime", work)
     runtime = load(file, "onnxruntime", RuntimeOptions(device="cpu", threads=threads))
+    check_described(path, task)
     return runtime_forward(runtime, len(task.class_names()))
+
+
+def check_described(path: Path, task: Task) -> None:
+    """Refuse an ONNX file that says it was trained for other classes, or is fed otherwise, than the config.
+
+    Raises:
+        UserError: class names or preprocessing differ.
+    """
+    import onnx
+
+    from paddleseg_slim.deploy.metadata import read_metadata
+
+    told = read_metadata(onnx.load(str(path), load_external_data=False))
+    wanted = {"class_names": task.class_names(), "transforms": task.preprocess().describe()["transforms"]}
+    for key, value in wanted.items():
+        if key in told and told[key] != json.loads(json.dumps(value)):
+            raise UserError(
+                f"{path} says {key} {told[key]}, the config {value}.", "Give the config that it was exported with."
+            )
 
 
 def _counts(

@@ -44,9 +44,14 @@ def as_scores(output: np.ndarray, num_classes: int) -> np.ndarray:
     """Class numbers ``[N, ...]`` as float32 ``[N, C, ...]``; scores as they are.
 
     Raises:
-        UserError: a class number that is not one of the task's.
+        UserError: a class number that is not one of the task's, or scores of another number of classes.
     """
     if not np.issubdtype(output.dtype, np.integer):
+        if output.shape[1] != num_classes:
+            raise UserError(
+                f"The model gives scores of {output.shape[1]} classes, the task has {num_classes}.",
+                "Evaluate with the config that the model was trained with.",
+            )
         return output
     if output.size and (output.min() < 0 or output.max() >= num_classes):
         raise UserError(

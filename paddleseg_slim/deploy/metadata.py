@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paddleseg_slim.deploy.description import Deploy
 
 _AS_THEY_ARE = ("task", "transforms", "output_op", "output_dtype", "class_names")
+_LISTS = ("transforms", "class_names")
 
 
 def onnx_metadata(deploy: Deploy) -> dict[str, Any]:
@@ -21,6 +23,17 @@ def onnx_metadata(deploy: Deploy) -> dict[str, Any]:
     """
     known = {key: getattr(deploy, key) for key in _AS_THEY_ARE if getattr(deploy, key)}
     return {**known, **plain_preprocessing(deploy.transforms)}
+
+
+def read_metadata(model: Any) -> dict[str, Any]:
+    """What an ``onnx.ModelProto`` that this package wrote says of itself; lists that are no JSON are left out."""
+    told: dict[str, Any] = {}
+    for item in model.metadata_props:
+        try:
+            told[item.key] = json.loads(item.value) if item.key in _LISTS else item.value
+        except ValueError:  # written by another program, with a meaning of its own
+            continue
+    return told
 
 
 def plain_preprocessing(transforms: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from safetensors.numpy import load_file, save_file
 
+from paddleseg_slim.cli.compare import check_described
 from paddleseg_slim.cli.main import main
+from paddleseg_slim.config import load_config
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.tasks import build_task
 
 CONFIG = "configs/fashion/fastscnn_fashion5_128x128.yml"
 WEIGHTS = "configs/fashion/weights/fastscnn_fashion5_128x128/model.safetensors"
@@ -39,3 +46,19 @@ def test_one_model_is_not_a_comparison(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["compare", "--config", CONFIG, "--models", f"a={WEIGHTS}"]) == 2
     assert "nothing to compare" in capsys.readouterr().err
     assert main(["compare", "--config", CONFIG, "--models", f"a={WEIGHTS}", "b=missing.onnx"]) == 2
+    assert main(["compare", "--config", CONFIG, "--models", f"={WEIGHTS}", f"b={WEIGHTS}"]) == 2
+    assert "has no name" in capsys.readouterr().err
+
+
+def test_what_a_file_says_of_itself_has_to_be_what_the_config_says(tmp_path: Path) -> None:
+    """Else the images are prepared in one way for the file, and in another for what it is compared with."""
+    task = build_task(load_config(CONFIG))
+    path = tmp_path / "model.onnx"
+    transforms = [dict(transform) for transform in task.preprocess().describe()["transforms"]]
+    told = {"class_names": task.class_names(), "transforms": transforms}
+    for changed, match in (({}, ""), ({"class_names": ["a", "b"]}, "class_names"), ({"transforms": []}, "transforms")):
+        model = helper.make_model(helper.make_graph([], "g", [], []))
+        helper.set_model_props(model, {key: json.dumps(value) for key, value in {**told, **changed}.items()})
+        onnx.save(model, path)
+        with pytest.raises(UserError, match=match) if changed else contextlib.nullcontext():
+            check_described(path, task)
