@@ -65,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.deploy.benchmark import measure
 
     started = time.monotonic()
+    arguments.at_least(args, batch=1, seed=0, interval=0)
+    if args.require_speedup is not None and args.require_speedup <= 0:
+        raise UserError(f"--require-speedup is {args.require_speedup}.", "Give a positive number.")
     if args.save_dir:
         arguments.check_folder(args.save_dir)
     with tempfile.TemporaryDirectory() as work:

@@ -120,6 +120,13 @@ def find_pictures(path: str) -> list[tuple[Path, PurePath]]:
     return pictures
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the line is no name: too long for one
+        return False
+
+
 def _listed(path: Path) -> list[tuple[Path, PurePath]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -134,9 +141,9 @@ def _listed(path: Path) -> list[tuple[Path, PurePath]]:
             continue
         ends = [blank.start() for blank in re.finditer(r"\s+", line.strip())]  # names may have blanks themselves
         candidates = [line.strip()[:end] for end in [None, *reversed(ends)]]
-        entry = next((item for item in candidates if (path.parent / item).is_file()), None)
+        entry = next((item for item in candidates if _is_file(path.parent / item)), None)
         if entry is None:
-            raise UserError(f"{path}, line {number}: {candidates[-1]} does not exist.", "Correct the list.")
+            raise UserError(f"{path}, line {number}: {candidates[-1][:100]} does not exist.", "Correct the list.")
         relative = PurePath(entry)
         outside = relative.is_absolute() or ".." in relative.parts
         pictures.append((path.parent / entry, PurePath(relative.name) if outside else relative))

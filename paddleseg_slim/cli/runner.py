@@ -116,6 +116,7 @@ def log(message: str, *values: object) -> None:
 
 
 def _say(cause: str, remedy: str, code: int) -> int:
+    cause, remedy = (" ".join(text.split()) for text in (cause, remedy))  # what Paddle says has lines of its own
     sys.stdout.flush()
     sys.stderr.write(f"Error: {cause}\n{remedy}\n")
     return code

@@ -101,8 +101,12 @@ def _check_record(path: Path, section: SlimSection) -> None:
             f"--slim_config says {', '.join(methods)}, but {path} is no compressed model (a folder with graph.json).",
             "Give the folder graph/ that train.py --slim_config wrote, or leave --slim_config out.",
         )
-    record = json.loads((folder / "compression.json").read_text(encoding="utf-8"))["record"]
-    done = [str(entry.get("step")) for entry in record]
+    try:
+        record = json.loads((folder / "compression.json").read_text(encoding="utf-8"))["record"]
+        done = [str(entry["step"]) for entry in record]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        cause = f"{folder / 'compression.json'} is damaged: {type(error).__name__} {error}"
+        raise UserError(cause, "Copy or write the model again.") from error
     missing = [method for method in methods if _RECORDED[method] not in done]
     if missing:
         raise UserError(

@@ -82,7 +82,7 @@ def _single(args: argparse.Namespace, section: SlimSection, flags: Mapping[str, 
 
 def _with_iters(options: Mapping[str, Any], parser: argparse.ArgumentParser, iters: int | None) -> dict[str, Any]:
     name = next((name for name in _ITERS if verbs.has_option(parser, name)), None)
-    return {**options, name: iters} if name is not None and iters else dict(options)
+    return {**options, name: iters} if name is not None and iters is not None else dict(options)
 
 
 def _joint(args: argparse.Namespace, section: SlimSection, flags: Mapping[str, Any]) -> int:

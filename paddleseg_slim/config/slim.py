@@ -94,6 +94,8 @@ def parse_slim(section: Mapping[str, Any], name: str, where: str) -> SlimSection
     """
     methods, joint = _methods(section.get("method"), where)
     loss = section.get("distill_loss")
+    if not isinstance(loss, (str, type(None))):
+        raise UserError(f"{where}: distill_loss is {loss!r}.", "Name one loss: distill_loss: CWDLoss.")
     known = [*methods, *([joint] if joint else []), *_WEIGHTS]
     if "Distill" in methods:
         known += ["distill_loss", *([str(loss)] if loss else [])]
@@ -163,7 +165,7 @@ def _option(key: str, value: Any, where: str) -> dict[str, Any]:
     if key == "activation_preprocess_type":
         return {"activation_quantize_type": value} if value else {}
     if key == "activation_quantizer":
-        if value not in _OBSERVERS:
+        if str(value) not in _OBSERVERS:
             raise UserError(f"{where}.{key} is {value!r}.", nearest(str(value), _OBSERVERS))
         return {"observer": _OBSERVERS[value]}
     return {_RENAMED.get(key, key): value}

@@ -7,6 +7,7 @@ tensor where Paddle wants integers can abort the process.
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,12 +99,18 @@ def call_of(node: Node) -> Call:
     """Say how ``node`` is called.
 
     Raises:
-        UserError: this Paddle has no such op.
+        UserError: this Paddle has no such op, or an op of our own has no such argument, or needs another.
     """
     own = own_function(node)
     if own is not None:
         kinds = dict(declared_arguments(node.op) or ())
         arguments = tuple((name, kinds.get(name, kind)) for name, kind in _own_arguments(node))
+        try:
+            inspect.signature(own).bind(**dict.fromkeys(name for name, _ in arguments))
+        except TypeError as error:
+            raise UserError(
+                f"Node {node.name!r} does not fit its op {node.op!r}: {error}.", "Copy or write the model again."
+            ) from error
         return Call(own, arguments, True)
     function = compat.op_function(node.op)
     if function is None:

@@ -67,6 +67,8 @@ def load_inference(path: Path) -> GraphLayer:
         UserError: the files cannot be read, or hold what a graph cannot.
     """
     model, params = find_files(path)
+    if not model.stat().st_size:
+        raise UserError(f"{model} has 0 bytes.", "Export or copy the model again.")
     if model.suffix == ".json":
         _check_json(model)
     try:

@@ -20,8 +20,10 @@ import pytest
 from tiny import CLASSIFICATION, ROOT, command, environment, write_config
 
 from paddleseg_slim.cli import main as cli
-from paddleseg_slim.cli.runner import python_problem
+from paddleseg_slim.cli.predict import find_pictures
+from paddleseg_slim.cli.runner import guarded, python_problem
 from paddleseg_slim.config import load_config
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.models.fast_scnn import FastSCNN
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.train.weights import load_weights
@@ -94,6 +96,20 @@ def test_checkpoints_that_do_not_fit_are_refused(kind: str, place: Path, tmp_pat
     error = refused("val", "--config", place / "tiny.yml", "--model_path", path)
     assert phrase in error
     assert not Path(f"{path}.executed").exists()
+
+
+def test_a_list_of_pictures_with_a_line_too_long_for_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("x" * 5000, encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 1: x+ does not exist"):
+        find_pictures(str(tmp_path / "list.txt"))
+
+
+def test_an_error_is_two_lines_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise UserError("Paddle says\n  [Hint: a] \n", "Do\nit.")
+
+    assert guarded(fail) == 2
+    assert capsys.readouterr().err == "Error: Paddle says [Hint: a]\nDo it.\n"
 
 
 def test_the_head_is_reset_only_on_request(place: Path, tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def test_a_model_that_was_not_compressed_as_the_file_says_is_refused(tmp_path):
     common = ("--config", config, "--slim_config", PRUNE_QAT)
     pruned = tiny.run("val.py", *common, "--model_path", graph)
     assert pruned.returncode == 2 and "Pruner, QAT" in pruned.stderr and "says prune" in pruned.stderr
+    (graph / "compression.json").write_text('{"record": [3]}', encoding="utf-8")
+    damaged = tiny.run("val.py", *common, "--model_path", graph)
+    assert damaged.returncode == 2 and "compression.json is damaged" in damaged.stderr
     weights = tiny.run("export.py", *common, "--model_path", tmp_path / "w.pdparams", "--save_dir", tmp_path / "out")
     assert weights.returncode == 2 and "no compressed model" in weights.stderr and not (tmp_path / "out").exists()
     nothing = tiny.run("predict.py", *common, "--image_path", tmp_path, cwd=tmp_path)

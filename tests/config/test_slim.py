@@ -62,6 +62,8 @@ def test_joint_strategies_are_methods_in_order():
         ({"method": "Pruner", "Pruner": {"pruned_params": ["conv2d_27.w_0"]}}, "pruned_params"),
         ({"method": "QAT", "QAT": {"quant_config": {"dtype": "int4"}}}, "int4"),
         ({"method": "PTQ", "PTQ": {"ptq_config": {"activation_quantizer": "Best"}}}, "Best"),
+        ({"method": "PTQ", "PTQ": {"ptq_config": {"activation_quantizer": ["a"]}}}, "activation_quantizer"),
+        ({"method": "Distill", "distill_loss": ["KDLoss"]}, "distill_loss is"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(section, message):

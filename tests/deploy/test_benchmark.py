@@ -190,6 +190,8 @@ def test_command(small: Path, tmp_path: Path) -> None:
         (["{model}", "--engine", "tensorrt"], "tensorrt"),
         (["{model}", "--engine", "onnxruntime", "--precision", "bf16x"], "Unknown precision"),
         (["{model}", "--engine", "onnxruntime", "--input_shape", "1", "2", "3"], "has 3 numbers"),
+        (["{model}", "--batch", "0"], "--batch is 0"),
+        (["{model}", "--require-speedup", "-2"], "--require-speedup is -2"),
     ],
 )
 def test_command_refuses(small: Path, flags: list[str], text: str) -> None:

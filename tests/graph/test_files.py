@@ -18,6 +18,8 @@ from paddle.static import InputSpec
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import capture, export_inference, flatten, load, save
+from paddleseg_slim.graph.dispatch import call_of
+from paddleseg_slim.graph.ir import Node, Value
 
 CHAIN = """
 import sys
@@ -164,6 +166,12 @@ def test_damaged_files_are_refused(saved: Path, tmp_path: Path, damage: Any, mes
         load(tmp_path / "model")
 
 
+def test_an_op_of_our_own_with_wrong_arguments_is_refused() -> None:
+    for inputs, attrs in (({"x": Value("x", "float32", (1,))}, {"nosuch": 1}), ({}, {})):
+        with pytest.raises(UserError, match=r"'n' does not fit its op 'slim\.fake_quant'"):
+            call_of(Node("n", "slim.fake_quant", inputs, attrs))
+
+
 def test_files_are_readable_and_complete(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["compression.json", "graph.json", "weights.safetensors"]
     data = json.loads((saved / "graph.json").read_text())
@@ -236,6 +244,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pdmodel").write_bytes(b"not a program")
     (tmp_path / "a.pdiparams").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "a")
+    (tmp_path / "a.pdmodel").write_bytes(b"")
+    with pytest.raises(UserError, match="0 bytes"):
         load(tmp_path / "a")
     (tmp_path / "b.pdmodel").write_bytes(b"x")
     with pytest.raises(UserError, match="2 models"):
