@@ -13,7 +13,7 @@ class Headline:
     """The result of a run at a glance.
 
     Attributes:
-        sentence: ``4.0x smaller and 1.8x faster at 0.4 points less mIoU``; empty when nothing was compared.
+        sentence: ``4.0x smaller and 1.80x faster at 0.4 points less mIoU``; empty when nothing was compared.
         figures: (name, value, detail) of what is shown large.
     """
 
@@ -65,7 +65,7 @@ def _speed(last: Row, first: Row) -> tuple[str, Figure | None]:
     ratio = speed.ratio or 1.0
     if speed.latency.no_difference:
         return f"no faster in {setup.title}", ("speed-up", "none", figure_detail)
-    word = f"{ratio:.1f}x faster" if ratio > 1 else f"{1 / ratio:.1f}x slower"
+    word = f"{ratio:.2f}x faster" if ratio > 1 else f"{1 / ratio:.2f}x slower"
     return f"{word} in {setup.title}", ("speed-up", f"{ratio:.2f}x", figure_detail)
 
 

@@ -93,7 +93,7 @@ def test_what_stages_say_is_escaped(tmp_path):
 
 def test_markdown_holds_the_same_numbers(run):
     text = markdown.render(summarize(find_stages([run])), "Title", "The end.")
-    assert text.startswith("# Title\n\ndense → int8: 1.9x faster")
+    assert text.startswith("# Title\n\ndense → int8: 1.90x faster")
     assert "| int8 (quant of pruned) | 0.6731 (-0.81 points) |" in text
     assert "python slim/post_quant.py" in text
 
@@ -138,7 +138,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 def test_the_command_writes_page_and_markdown(run, tmp_path):
     done = command(str(run), "--save_path", str(tmp_path / "out" / "page.html"), "--title", "My run")
     assert done.returncode == 0, done.stderr
-    assert "1.9x faster in ONNX Runtime" in done.stdout
+    assert "1.90x faster in ONNX Runtime" in done.stdout
     assert "<title>My run</title>" in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "page.md").read_text(encoding="utf-8").startswith("# My run")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "page.md"]

@@ -43,7 +43,7 @@ def test_the_table_of_a_run(tmp_path):
 
 def test_the_headline_compares_the_end_with_the_beginning(tmp_path):
     headline = Headline.of(summarize(find_stages([make_run(tmp_path)])))
-    assert headline.sentence == ("dense → int8: 1.9x faster in ONNX Runtime and 5.8x smaller, mIoU 0.8 points lower")
+    assert headline.sentence == ("dense → int8: 1.90x faster in ONNX Runtime and 5.8x smaller, mIoU 0.8 points lower")
     figures = {name: (value, detail) for name, value, detail in headline.figures}
     assert figures["speed-up"][0] == "1.90x"
     assert figures["mIoU"] == ("0.6731", "was 0.6812, -0.81 points")
@@ -54,7 +54,7 @@ def test_a_slower_model_is_called_slower():
     slow = Latency("ort", "cpu", 1, SHAPE, 4.0, 4.0, speedup=0.5, ci_low=0.45, ci_high=0.55, base="dense")
     fast = Latency("ort", "cpu", 1, SHAPE, 2.0, 2.0)
     summary = summarize([stage("dense", None, 0.5, latency=(fast,)), stage("small", "dense", 0.5, latency=(slow,))])
-    assert Headline.of(summary).sentence == "dense → small: 2.0x slower in ort, the same mIoU"
+    assert Headline.of(summary).sentence == "dense → small: 2.00x slower in ort, the same mIoU"
     assert warnings(summary) == ["small: slower than dense, 0.50x (ort, 1 thread, 1x3x8x8)."]
 
 
