@@ -34,6 +34,12 @@ def find_files(path: Path) -> tuple[Path, Path | None]:
     else:
         candidates = [path, Path(f"{path}.json"), Path(f"{path}.pdmodel")]
         programs = [candidate for candidate in candidates if candidate.is_file()][:1]
+    if programs and programs[0].suffix in (".pdparams", ".safetensors", ".onnx"):
+        what = "an ONNX file" if programs[0].suffix == ".onnx" else "weights without a graph"
+        raise UserError(
+            f"{path} is {what}, not a model of Paddle Inference.",
+            "Name a saved graph or an exported .json / .pdmodel, or give the model by its config.",
+        )
     if not programs:
         raise UserError(
             f"{path} holds no model.",

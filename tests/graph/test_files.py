@@ -251,3 +251,11 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.pdmodel").write_bytes(b"x")
     with pytest.raises(UserError, match="2 models"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pdparams", "model.onnx"])
+def test_a_file_without_a_program_is_called_what_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "model.pdiparams").write_bytes(b"1")
+    with pytest.raises(UserError, match="an ONNX file" if name.endswith("onnx") else "weights without a graph"):
+        load(tmp_path / name)
