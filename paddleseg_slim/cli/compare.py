@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--models", required=True, nargs="+", metavar="NAME=PATH",
                         help="weights, compressed folders or .onnx files; the first is the base")  # fmt: skip
-    parser.add_argument("--dataset", choices=("val", "test", "train"), default="test", help="section to evaluate on")
+    parser.add_argument("--dataset", choices=("val", "test", "train"), default="test",
+                        help="section to evaluate on; default test")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
     parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
     parser.add_argument("--repeats", type=int, default=1000, metavar="N", help="bootstrap samples")

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="exit 3 when the file is worse than the source by over D (0.01: a point)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
     parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
-    parser.add_argument("--dataset", choices=("val", "test", "train"), default="val", help="section to evaluate on")
+    parser.add_argument("--dataset", choices=("val", "test", "train"), default="val",
+                        help="section to evaluate on; default val")  # fmt: skip
     parser.add_argument("--save_dir", metavar="DIR", help="write eval.json and stage.json there")
 
 

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auc_roc", action="store_true", help="also the area under the ROC curve")
     parser.add_argument("--num_workers", type=int, default=1, metavar="N", help="threads that load data ahead")
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="images of one size at once")
-    parser.add_argument("--dataset", choices=("val", "test", "train"), default="val", help="section to evaluate on")
+    parser.add_argument("--dataset", choices=("val", "test", "train"), default="val",
+                        help="section to evaluate on; default val")  # fmt: skip
     parser.add_argument(
         "--engine", choices=evaluation.ENGINES, default="auto", help="what runs the model; auto: fastest"
     )
