@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize; see `add_arguments`."""
-    arguments.at_least(args, batch_size=1, batch_nums=1, num_workers=0)
+    arguments.at_least(args, batch_size=1, batch_nums=1, num_workers=0, reconstruct=0, max_drop=0)
     session = setup.start(args)
     from paddleseg_slim import config as configs
     from paddleseg_slim.cli import quant_result

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paddleseg_slim.cli import arguments
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def start(args: argparse.Namespace) -> Session:
     from paddleseg_slim.train.logging import setup_logging
 
     setup_logging()
+    if hasattr(args, "seed"):
+        arguments.at_least(args, seed=0)
     chosen = device.set_device(getattr(args, "device", None))
     device.check_precision(precision(args), chosen)
     if precision(args) == "fp32" and getattr(args, "amp_level", "O1") != "O1":

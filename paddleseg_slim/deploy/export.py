@@ -16,7 +16,7 @@ from paddle import nn
 from paddleseg_slim.deploy.description import FILE_NAME, Deploy, write_deploy
 from paddleseg_slim.deploy.head import OUTPUT_DTYPES, relative_error, with_head
 from paddleseg_slim.deploy.runtimes import load
-from paddleseg_slim.errors import UserError
+from paddleseg_slim.errors import SlimError, UserError
 from paddleseg_slim.graph import FILE_FORMATS, GraphLayer, capture, export_inference
 
 TOLERANCE = 1e-4
@@ -95,6 +95,7 @@ def export(
 
     Raises:
         UserError: the model cannot be captured, does not run at this shape, or has an op that the format lacks.
+        SlimError: the file written cannot be loaded (the disk is full).
         RuntimeError: the file written does not give what the model gives; nothing is left of it.
     """
     model.eval()
@@ -106,7 +107,11 @@ def export(
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export.", suffix=".tmp", dir=target) as work:
         written = export_inference(headed, Path(work) / name, input_shapes=[shape], file_format=file_format)
-        error = compare(written[0], references, output_op)
+        try:
+            error = compare(written[0], references, output_op)
+        except UserError as problem:  # Paddle says nothing when a disk is full
+            cause = f"The file just written cannot be loaded: {problem.cause}"
+            raise SlimError(cause, "See that there is room on the disk, and export again.") from problem
         if error > TOLERANCE:
             raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")
         (target / description).unlink(missing_ok=True)  # a kill now must not leave it with files of another model

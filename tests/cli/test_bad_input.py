@@ -104,6 +104,12 @@ def test_a_list_of_pictures_with_a_line_too_long_for_a_name_is_refused(tmp_path:
         find_pictures(str(tmp_path / "list.txt"))
 
 
+@pytest.mark.parametrize("flag", ["--seed", "--max_drop", "--reconstruct"])
+def test_numbers_below_zero_are_refused_by_post_quant(flag: str, tmp_path: Path, refused: _Refused) -> None:
+    flags = ("--config", "absent.yml", "--from_scratch", "--save_dir", tmp_path / "out")
+    assert f"{flag} is -1" in refused("post_quant", *flags, f"{flag}=-1")
+
+
 def test_an_error_is_two_lines_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         raise UserError("Paddle says\n  [Hint: a] \n", "Do\nit.")

@@ -110,6 +110,19 @@ def test_a_file_that_differs_leaves_nothing(net, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_leaves_nothing_and_is_no_fault_of_the_user(tmp_path):
+    """Paddle's writer says nothing of it: the file is cut."""
+    pytest.importorskip("resource")
+    code = (
+        "import resource, sys; from paddleseg_slim.cli.main import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["export", "--config", CONFIG, "--from_scratch", "--save_dir", str(tmp_path / "out")]
+    ended = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "room" in ended.stderr, ended.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_relative_error():
     logits = np.array([[[0.0, 1.0], [2.0, 2.0]], [[1.0, 1.0], [-2.0, 0.0]]], np.float32)[None].reshape(1, 4, 2)
     best = logits.argmax(1)
