@@ -272,7 +272,8 @@ def test_classification_runs_through_the_same_commands(tmp_path: Path, capsys: p
 
 def test_a_missing_paddle_is_one_sentence() -> None:
     code = "import sys; sys.modules['paddle'] = None; from paddleseg_slim.cli import main; sys.exit(main.main())"
-    arguments = ["val", "--config", "x.yml", "--model_path", "y.pdparams"]
+    config = "configs/fashion/fastscnn_fashion5_128x128.yml"
+    arguments = ["val", "--config", config, "--model_path", "y.pdparams"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Paddle is not installed" in done.stderr
