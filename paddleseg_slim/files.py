@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+_OLD = ".replaced-by-slim"  # a name that nobody else gives to a folder
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\..+)?")
 """Names of temporary files and folders as `atomic_file`, `atomic_folder` and the export make them."""
 
@@ -57,12 +58,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; when the block ends without an error it takes the name ``path``.
 
     A folder that stood there is replaced. Between the two renames a kill can leave the old folder under the name
-    ``.<name>.old``; :func:`recover_folder` puts it back.
+    ``.<name>.replaced-by-slim``; :func:`recover_folder` puts it back.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    old = target.with_name(f".{target.name}.old")
+    old = target.with_name(f".{target.name}{_OLD}")
     try:
         yield temporary
         for folder, _, names in os.walk(temporary):
@@ -86,7 +87,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def recover_folder(path: str | os.PathLike[str]) -> None:
     """Undo a replacement of the folder ``path`` that was killed between its two renames (see `atomic_folder`)."""
     target = Path(path)
-    old = target.with_name(f".{target.name}.old")
+    old = target.with_name(f".{target.name}{_OLD}")
     if old.exists() and not target.exists():
         os.replace(old, target)
 
@@ -103,8 +104,8 @@ def remove_leftovers(folder: str | os.PathLike[str], busy: Collection[Path] = ()
             shutil.rmtree(path, ignore_errors=True)
         elif _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
-        elif path.name.endswith(".old") and path.is_dir():
-            recover_folder(path.with_name(path.name[1:-4]))
+        elif path.name.endswith(_OLD) and path.is_dir():
+            recover_folder(path.with_name(path.name[1 : -len(_OLD)]))
             shutil.rmtree(path, ignore_errors=True)
 
 

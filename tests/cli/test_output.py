@@ -34,12 +34,14 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=False)
     assert done.returncode == 9 and len(list(tmp_path.rglob(".*.tmp*"))) == 2
     tempfile.mkdtemp(prefix=".export.", suffix=".tmp", dir=tmp_path)  # as the export makes its own
+    (tmp_path / ".mine.old").mkdir()
     (tmp_path / "iter_3").mkdir()
-    (tmp_path / "iter_3").rename(tmp_path / ".iter_3.old")  # killed between the two renames of a replacement
+    # killed between the two renames of a replacement
+    (tmp_path / "iter_3").rename(tmp_path / ".iter_3.replaced-by-slim")
     with claimed(str(tmp_path), resume=True):
         pass
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    assert left == {"iter_1", "iter_1/whole", "iter_3", "graph", ".hidden"}
+    assert left == {"iter_1", "iter_1/whole", "iter_3", "graph", ".hidden", ".mine.old"}
 
 
 def test_what_another_run_below_is_writing_is_left_alone(tmp_path):
