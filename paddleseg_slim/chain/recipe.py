@@ -130,6 +130,8 @@ def load_recipe(path: str | Path, opts: Sequence[str] = (), *, from_scratch: boo
     """
     file = Path(path)
     data = with_values(read_mapping(file), parse_opts(opts), ("common", "from_scratch"))
+    if "_base_" in data or "train_dataset" in data:
+        raise UserError(f"{file} is a config, not a recipe.", "Recipes are in configs/recipes; they name a config.")
     for key in data:
         if key not in _KEYS:
             raise UserError(f"{file}: unknown key {key!r}.", nearest(str(key), _KEYS))
@@ -138,6 +140,8 @@ def load_recipe(path: str | Path, opts: Sequence[str] = (), *, from_scratch: boo
     _check_kinds(data, file)
     if bool(data.get("goal")) != bool(data.get("tries")):
         raise UserError(f"{file}: goal and tries belong together.", "Give both, or neither.")
+    if not data.get("steps") and not data.get("goal"):
+        raise UserError(f"{file}: there is nothing to do.", "Give steps, or a goal and tries.")
     listed, trains = _beginning(data, file, from_scratch)
     steps = _steps(_beside(listed, file.parent), f"{file}: steps", {})
     model = None if trains else _existing(file, data["model"])

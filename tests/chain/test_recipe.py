@@ -73,6 +73,8 @@ def test_a_step_takes_the_model_of_the_one_before(tmp_path):
         ({"steps": [{"export": {"name": "../up"}}]}, "a step is called"),
         ({"steps": ["report"], "colour": "red"}, "unknown key 'colour'"),
         ({"steps": 5}, "must be a list"),
+        ({"steps": []}, "nothing to do"),
+        ({"steps": ["export"], "_base_": "x.yml"}, "is a config, not a recipe"),
         ({"steps": ["export"], "common": "threads"}, "must be a mapping"),
         ({"steps": [{"ptq": {"name": "start"}}]}, "That name is taken"),
         ({"steps": [{"ptq": {"name": "state.json"}}]}, "That name is taken"),
