@@ -130,3 +130,13 @@ def check_folder(path: str) -> Path:
 def visible(folder: Path) -> Sequence[Path]:
     """Entries of a folder that do not begin with a dot."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def named(text: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH``; a path alone is named after its file, or its folder where that is ``model``."""
+    name, equals, path = text.partition("=")
+    if equals and not Path(text).exists():
+        return name, path
+    target = Path(text)
+    generic = target.stem in ("model", "inference", "__model__") and target.suffix
+    return (target.resolve().parent.name if generic else target.stem or target.name), text

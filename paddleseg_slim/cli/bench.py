@@ -111,7 +111,7 @@ def _candidates(args: argparse.Namespace, work: Path) -> list[Candidate]:
         require_engine(engine)
     found = []
     for index, text in enumerate(args.models):
-        name, path = _named(text)
+        name, path = arguments.named(text)
         for engine in engines:
             try:
                 file = model_file(path, engine, work / f"{index}_{engine}")
@@ -125,16 +125,6 @@ def _candidates(args: argparse.Namespace, work: Path) -> list[Candidate]:
     if not found:
         raise UserError(f"No engine installed here runs {args.models[0]}.", "Install one, or export the model.")
     return found
-
-
-def _named(text: str) -> tuple[str, str]:
-    """Name and path of ``NAME=PATH``; a path alone is named after its file, or its folder where that is ``model``."""
-    name, equals, path = text.partition("=")
-    if equals and not Path(text).exists():
-        return name, path
-    target = Path(text)
-    generic = target.stem in ("model", "inference", "__model__") and target.suffix
-    return (target.resolve().parent.name if generic else target.stem or target.name), text
 
 
 def _input_shape(args: argparse.Namespace, candidate: Candidate) -> tuple[int, ...]:
@@ -215,7 +205,7 @@ def _preprocessing(models: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
 def _described_folders(models: Sequence[str]) -> list[Path]:
     from paddleseg_slim.deploy.description import FILE_NAME
 
-    paths = [Path(_named(text)[1]) for text in models]
+    paths = [Path(arguments.named(text)[1]) for text in models]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
     return [folder for folder in folders if (folder / FILE_NAME).is_file()]
 

@@ -78,9 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _models(texts: list[str]) -> dict[str, Path]:
     models: dict[str, Path] = {}
     for text in texts:
-        name, mark, path = text.partition("=")
-        if not mark:
-            name, path = Path(text).stem, text
+        name, path = arguments.named(text)
         if not name:
             raise UserError(f"{text} has no name.", "Name it: --models NAME=PATH NAME=PATH.")
         if name in models:
