@@ -277,3 +277,13 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"Graph({len(self.nodes)} nodes, {len(self.parameters)} parameters, inputs {self.inputs})"
+
+
+def unique_name(wanted: str, taken: set[str], mark: str = "_") -> str:
+    """``wanted``, or with ``mark`` and a number behind it when it is among ``taken``, to which the name is added."""
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}{mark}{count}"
+    taken.add(name)
+    return name

@@ -23,7 +23,7 @@ from paddle import nn
 
 from paddleseg_slim import compat
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph.ir import Graph, Value
+from paddleseg_slim.graph.ir import Graph, Value, unique_name
 from paddleseg_slim.graph.pir import ProgramReader
 from paddleseg_slim.graph.shapes import DataDependent, ShapeRun
 
@@ -96,12 +96,7 @@ class _Names:
         return any(producer.name() == "builtin.parameter" for producer in producers)
 
     def _fresh(self, name: str) -> str:
-        wanted, count = name, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}.{count}"
-        self._taken.add(name)
-        return name
+        return unique_name(name, self._taken, ".")
 
 
 class Tracer:

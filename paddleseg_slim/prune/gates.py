@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from paddleseg_slim.graph.ir import Graph, Node, Value, map_structure
+from paddleseg_slim.graph.ir import Graph, Node, Value, map_structure, unique_name
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.ids import Factor
 from paddleseg_slim.prune.walk import Read
@@ -93,12 +93,7 @@ class _Builder:
 
     def fresh_name(self, wanted: str) -> str:
         """``wanted``, or with a number behind it when it is taken."""
-        name, count = wanted, 0
-        while name in self._names:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._names.add(name)
-        return name
+        return unique_name(wanted, self._names)
 
     def make(self, before: Node, op: str, inputs: dict[str, Value], like: Value, **attrs: object) -> Value:
         """The result of a new node in front of ``before``."""

@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Graph, Node, Value, infer_shapes
 from paddleseg_slim.graph.host import HOST, SHAPE_OPS, is_host, run_host
-from paddleseg_slim.graph.ir import slot_values
+from paddleseg_slim.graph.ir import slot_values, unique_name
 
 DTYPES = {
     "float32": TensorProto.FLOAT,
@@ -207,12 +207,7 @@ class Builder:
 
     def unique(self, wanted: str) -> str:
         """``wanted``, numbered when a value or node has that name."""
-        name, count = wanted, 0
-        while name in self._used:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._used.add(name)
-        return name
+        return unique_name(wanted, self._used)
 
     def op(
         self,
