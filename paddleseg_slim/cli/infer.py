@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PaddleSeg's flags of ``deploy/python/infer.py``, and ``--engine``."""
     parser.add_argument("--config", required=True, metavar="FILE", help="deploy.yaml of the exported model")
     parser.add_argument("--image_path", required=True, metavar="PATH", help="picture, folder, list or video")
-    parser.add_argument("--save_dir", default="./output", metavar="DIR", help="default ./output")
+    parser.add_argument("--save_dir", default="./output", metavar="DIR", help="default ./output; the mask of "
+                        "x.jpg is x.png there, but x.jpg.png beside that of another x")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=1, metavar="N")
     parser.add_argument("--engine", help="paddle, onnxruntime, openvino, tensorrt; default: what the model is for")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
@@ -148,16 +149,18 @@ def _masks(predictor: Predictor, args: argparse.Namespace, pictures: list[tuple[
 
     from paddleseg_slim.data.image import read_image
     from paddleseg_slim.files import atomic_file
+    from paddleseg_slim.tasks.prediction import mask_names
     from paddleseg_slim.tasks.visual import blend, colour_map
 
     colours = colour_map(args.custom_color)
+    targets = mask_names([name for _, name in pictures])
     results = predictor.predict(_pictures(pictures), args.batch_size)
-    for (path, name), classes in zip(pictures, results):
+    for (path, name), file, classes in zip(pictures, targets, results):
         mask = Image.fromarray(classes)
         mask.putpalette(colours.ravel().tolist())
         overlay = Image.fromarray(blend(read_image(path), classes, colours))
-        for image, target in ((mask, folder / name), (overlay, folder / "added_prediction" / name)):
-            with atomic_file(target.with_suffix(".png")) as temporary:
+        for image, target in ((mask, folder / file), (overlay, folder / "added_prediction" / file)):
+            with atomic_file(target) as temporary:
                 image.save(temporary, format="PNG")
         if args.print_detail:
             numbers, counts = np.unique(classes, return_counts=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image_path", required=True, metavar="PATH", help="a picture, a folder, or a list of pictures"
     )
-    parser.add_argument("--save_dir", default="./output/result", metavar="DIR", help="default ./output/result")
+    parser.add_argument("--save_dir", default="./output/result", metavar="DIR", help="default ./output/result; the "
+                        "mask of x.jpg is x.png there, but x.jpg.png beside that of another x")  # fmt: skip
     parser.add_argument("--custom_color", nargs="+", type=int, metavar="V", help="R G B of the first classes")
     arguments.add_device(parser)
     arguments.add_precision(parser)
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = configs.load_config(args.config, args.opts)
     task = build_task(config)
-    writer = task.writer(Path(args.save_dir), args.custom_color)
+    writer = task.writer(Path(args.save_dir), [name for _, name in pictures], args.custom_color)
     settings = {**arguments.inference_settings(args, "aug_pred", {}), "aug_eval": args.aug_pred}
     task.check_inference(settings)
     model = setup.load_model(task, args.model_path, data_format=args.data_format, reset_head=args.reset_head)
@@ -92,12 +94,15 @@ def predictions(
 def find_pictures(path: str) -> list[tuple[Path, PurePath]]:
     """The pictures of ``--image_path``, each with its name relative to the folder (of a list: as the list has it).
 
+    A picture of a list that is outside its folder is called by its file name alone, or, where another is called so,
+    by its path without root and ``..``. No two names are the same.
+
     Args:
         path: a picture, a folder (searched through) or a text file with a picture a line, relative to its folder;
             the longest beginning of a line that is a file counts (a label may follow).
 
     Raises:
-        UserError: there is no picture, or one of a list is missing.
+        UserError: there is no picture, one of a list is missing, or two would have one name.
     """
     given = Path(path)
     pictures: list[tuple[Path, PurePath]]
@@ -135,7 +140,7 @@ def _listed(path: Path) -> list[tuple[Path, PurePath]]:
             f"--image_path {path} is neither a picture ({', '.join(SUFFIXES)}) nor a list in UTF-8.",
             "Give a picture, a folder or a list of pictures.",
         ) from None
-    pictures = []
+    entries: dict[str, None] = {}  # one that is listed twice counts once
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -144,7 +149,27 @@ def _listed(path: Path) -> list[tuple[Path, PurePath]]:
         entry = next((item for item in candidates if _is_file(path.parent / item)), None)
         if entry is None:
             raise UserError(f"{path}, line {number}: {candidates[-1][:100]} does not exist.", "Correct the list.")
-        relative = PurePath(entry)
-        outside = relative.is_absolute() or ".." in relative.parts
-        pictures.append((path.parent / entry, PurePath(relative.name) if outside else relative))
-    return pictures
+        entries[entry] = None
+    names = _names([PurePath(entry) for entry in entries])
+    found: dict[PurePath, str] = {}
+    for entry, name in zip(entries, names):
+        if name in found:
+            raise UserError(
+                f"{path}: the results of {found[name]} and {entry} would both be called {name}.",
+                "Predict them apart, into different folders.",
+            )
+        found[name] = entry
+    return [(path.parent / entry, name) for entry, name in zip(entries, names)]
+
+
+def _names(entries: list[PurePath]) -> list[PurePath]:
+    """What pictures of a list are called below the folder of the results."""
+    outside = [entry.is_absolute() or ".." in entry.parts for entry in entries]
+    short = [PurePath(entry.name) if out else entry for entry, out in zip(entries, outside)]
+    counts = Counter(short)
+    return [
+        PurePath(*(part for part in entry.parts if part not in (entry.anchor, "..")))
+        if out and counts[name] > 1
+        else name
+        for entry, name, out in zip(entries, short, outside)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -146,8 +146,8 @@ class Task(ABC):
         return np.asarray(self.logits(outputs))
 
     @abstractmethod
-    def writer(self, folder: Path, custom_colour: Sequence[int] | None = None) -> Any:
-        """A `tasks.prediction.PredictionWriter` into ``folder``."""
+    def writer(self, folder: Path, names: Sequence[PurePath], custom_colour: Sequence[int] | None = None) -> Any:
+        """A `tasks.prediction.PredictionWriter` into ``folder`` for pictures of these relative paths."""
 
     @abstractmethod
     def logits(self, outputs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import paddle
@@ -50,7 +50,9 @@ class ClassificationTask(ConfiguredTask):
         """Empty counts of Top-1 and Top-5."""
         return ClassificationAccumulator(self.num_classes(), self.class_names())
 
-    def writer(self, folder: Path, custom_colour: Sequence[int] | None = None) -> ClassWriter:
+    def writer(
+        self, folder: Path, names: Sequence[PurePath], custom_colour: Sequence[int] | None = None
+    ) -> ClassWriter:
         """A table of classes."""
         return ClassWriter(folder, self.class_names(), custom_colour)
 

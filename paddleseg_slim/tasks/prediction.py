@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,6 +16,25 @@ from PIL import Image
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import atomic_file, write_text
 from paddleseg_slim.tasks.visual import blend, colour_map
+
+
+def mask_names(names: Sequence[PurePath]) -> list[PurePath]:
+    """File names of the masks of pictures: ``x.png`` for ``x.jpg``.
+
+    Where two pictures would share one (``x.jpg`` and ``x.png``), the whole name of the picture stays in that of its
+    mask: ``x.jpg.png`` and ``x.png.png``. Names that differ in nothing but case count as shared.
+
+    Args:
+        names: relative paths of the pictures, no two the same.
+    """
+    short = [name.with_suffix(".png") for name in names]
+    whole = [name.with_name(f"{name.name}.png") for name in names]
+    wanted = Counter(_key(name) for pair in zip(short, whole) for name in set(pair))
+    return [one if wanted[_key(one)] == 1 else other for one, other in zip(short, whole)]
+
+
+def _key(name: PurePath) -> str:
+    return name.as_posix().casefold()
 
 
 class PredictionWriter(ABC):
@@ -40,20 +60,22 @@ class MaskWriter(PredictionWriter):
 
     Args:
         folder: ``added_prediction/`` and ``pseudo_color_prediction/`` are made in it.
+        names: relative paths of all the pictures that will come.
         custom_colour: R G B values of the first classes.
     """
 
-    def __init__(self, folder: Path, custom_colour: Sequence[int] | None = None) -> None:
+    def __init__(self, folder: Path, names: Sequence[PurePath], custom_colour: Sequence[int] | None = None) -> None:
         self._colours = colour_map(custom_colour)
+        self._mask_of = dict(zip(names, mask_names(names)))
         self._overlays, self._masks = folder / "added_prediction", folder / "pseudo_color_prediction"
 
     def add(self, name: PurePath, picture: np.ndarray, logits: np.ndarray) -> None:
-        """Write the overlay under the picture's name and the mask (a palette PNG of class numbers)."""
+        """Write the overlay under the picture's name and the mask (a palette PNG of class numbers; `mask_names`)."""
         classes = logits.argmax(0).astype(np.uint8)
         _save(Image.fromarray(blend(picture, classes, self._colours)), self._overlays / name)
         mask = Image.fromarray(classes, mode="P")
         mask.putpalette(self._colours.ravel().tolist())
-        _save(mask, (self._masks / name).with_suffix(".png"))
+        _save(mask, self._masks / self._mask_of[name])
 
     def close(self) -> str:
         """Name the two folders."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -105,9 +105,9 @@ class SegmentationTask(ConfiguredTask):
         """The first output ``[1, C, H, W]`` at the size of the picture."""
         return restore(np.asarray(self.logits(outputs)), sample["trans_info"])
 
-    def writer(self, folder: Path, custom_colour: Sequence[int] | None = None) -> MaskWriter:
+    def writer(self, folder: Path, names: Sequence[PurePath], custom_colour: Sequence[int] | None = None) -> MaskWriter:
         """Overlays and pseudo-colour masks."""
-        return MaskWriter(folder, custom_colour)
+        return MaskWriter(folder, names, custom_colour)
 
     def logits(self, outputs: Any) -> Any:
         """The first output."""
