@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,6 +53,9 @@ class VisionDataset(ABC):
 
     synchronous_fields: tuple[str, ...] = ("label",)
     """What is transformed together with ``img`` while training."""
+
+    generated: ClassVar[str] = ""
+    """What the samples are, in the plural, where code makes them instead of reading them from files of a user."""
 
     def __init__(
         self,

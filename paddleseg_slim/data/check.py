@@ -49,6 +49,7 @@ class Report:
         name: of the dataset.
         total: samples that the dataset has.
         checked: samples that were opened.
+        generated: what the samples are where code makes them (`VisionDataset.generated`); empty for files.
         problems: what has to be put right.
         warnings: what is worth knowing.
         pixels: how many pixels (for classification: samples) have each label.
@@ -58,6 +59,7 @@ class Report:
     name: str
     total: int
     checked: int
+    generated: str = ""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     pixels: dict[int, int] = field(default_factory=dict)
@@ -73,7 +75,8 @@ class Report:
         most = sorted(self.sizes.items(), key=lambda item: -item[1])[:3]
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in most)
         more = f" and {len(self.sizes) - 3} other sizes" if len(self.sizes) > 3 else ""
-        result = [f"{self.name}: {self.checked} of {self.total} samples opened; {sizes or 'no image'}{more}"]
+        looked = f"generated {self.generated} looked at" if self.generated else "samples opened"
+        result = [f"{self.name}: {self.checked:,} of {self.total:,} {looked}; {sizes or 'no image'}{more}"]
         whole = sum(self.pixels.values())
         if whole:
             shares = ", ".join(f"{value}: {count / whole:.2%}" for value, count in sorted(self.pixels.items()))
@@ -130,7 +133,7 @@ def _look_at_all(dataset: VisionDataset, indices: list[int], num_workers: int) -
             if now - last > 10:
                 last = now
                 eta = (now - start) / number * (len(indices) - number)
-                _LOG.info("Checking data: %d of %d files, ETA %.0f s", number, len(indices), eta)
+                _LOG.info("Checking data: %d of %d samples, ETA %.0f s", number, len(indices), eta)
 
 
 def _missing(dataset: VisionDataset, opened: Iterable[int]) -> Iterator[Problem]:
@@ -212,6 +215,7 @@ def check_dataset(
     dataset: VisionDataset,
     *,
     max_files: int | None = None,
+    max_generated: int | None = None,
     num_classes: int | None = None,
     num_workers: int = 2,
 ) -> Report:
@@ -220,14 +224,16 @@ def check_dataset(
     Args:
         dataset: what to check; its transforms do not run.
         max_files: open so many samples, evenly spread, and of the others only look whether the files exist.
+        max_generated: the same of samples that code makes, where ``max_files`` is None.
         num_classes: of the model, to compare with.
         num_workers: threads that read.
     """
     total = len(dataset)
-    count = total if max_files is None else min(max(max_files, 1), total)
+    most = max_generated if dataset.generated and max_files is None else max_files
+    count = total if most is None else min(max(most, 1), total)
     indices = sorted({place * total // count for place in range(count)})
     seen = list(_look_at_all(dataset, indices, num_workers))
-    report = Report(f"{type(dataset).__name__} ({dataset.mode})", total, len(indices))
+    report = Report(f"{type(dataset).__name__} ({dataset.mode})", total, len(indices), dataset.generated)
     if num_classes is not None and num_classes != dataset.num_classes:
         report.problems.append(
             Problem(
@@ -261,12 +267,13 @@ def preflight(
         dataset: see `check_dataset`; with ``skip_bad``, samples that cannot be read are taken out of it.
         max_files: see `check_dataset`.
         num_classes: of the model.
-        skip_bad: leave unreadable samples out and count them, instead of raising. All files are opened then.
+        skip_bad: leave unreadable samples out and count them, instead of raising. All files of a list are opened then.
 
     Raises:
         UserError: something is wrong, or no sample is left.
     """
-    report = check_dataset(dataset, max_files=None if skip_bad else max_files, num_classes=num_classes)
+    whole = skip_bad and isinstance(dataset, FileDataset)
+    report = check_dataset(dataset, max_files=None if whole else max_files, num_classes=num_classes)
     bad = report.unreadable
     if skip_bad and bad and isinstance(dataset, FileDataset):
         if len(bad) == report.total:

@@ -109,6 +109,17 @@ def test_the_embedded_data_are_sound():
         assert not report.problems and not report.warnings
 
 
+def test_of_a_generated_set_a_sample_is_looked_at_and_of_files_all(tmp_path):
+    scenes = FashionScenes(mode="train", size=32, num_samples=20_000)
+    report = check_dataset(scenes, max_generated=30)
+    assert not report.problems
+    assert report.lines()[0].startswith("FashionScenes (train): 30 of 20,000 generated scenes looked at; ")
+    assert preflight(scenes, skip_bad=True, max_files=5).checked == 5  # there is no file that could be bad
+    files = make(tmp_path, [tile(0, 1)] * 10)
+    report = check_dataset(files, max_generated=3)
+    assert report.checked == 10 and "10 of 10 samples opened" in report.lines()[0]
+
+
 def command(config, *flags):
     line = [sys.executable, "-m", "paddleseg_slim.cli.main", "check-data", "--config", str(config), *flags]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
@@ -135,3 +146,5 @@ model: {{type: FastSCNN}}
     good = command(tmp_path / "c.yml", "--opts", "train_dataset.num_classes=8")
     assert good.returncode == 0, good.stderr
     assert "absent" in good.stdout
+    both = command(tmp_path / "c.yml", "--all", "--max_files", "3")
+    assert both.returncode == 2 and "both given" in both.stderr

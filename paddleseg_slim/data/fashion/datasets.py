@@ -82,6 +82,8 @@ class FashionScenes(VisionDataset):
         edge: also give the edges of the label map (training only).
     """
 
+    generated = "scenes"
+
     def __init__(
         self,
         transforms: Sequence[Transform] = (),
