@@ -34,6 +34,7 @@ from paddleseg_slim.prune.sensitivity import (
 )
 from paddleseg_slim.prune.taylor import TAYLOR_IMAGES, gate_gradients, taylor_curves
 from paddleseg_slim.tasks.base import Task
+from paddleseg_slim.train import ranks
 from paddleseg_slim.train.evaluate import batches
 from paddleseg_slim.train.progress import Progress
 
@@ -175,7 +176,7 @@ class Analysis:
                 workers=workers,
                 rank=rank,
                 world=world,
-                total=_sum_over_ranks if world > 1 else (lambda counts: counts),
+                total=ranks.total,
             )
 
     def _gradients(self) -> dict[str, np.ndarray]:
@@ -187,12 +188,6 @@ class Analysis:
             return gate_gradients(
                 self.groups, images, self.task.logits, self.args.seed, lambda done: progress.step(done - progress.done)
             )
-
-
-def _sum_over_ranks(array: np.ndarray) -> np.ndarray:
-    tensor = paddle.to_tensor(array)
-    paddle.distributed.all_reduce(tensor)
-    return np.asarray(tensor.numpy())
 
 
 def refuse_quantized(model: GraphLayer) -> None:

@@ -13,6 +13,7 @@ import paddle
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.tasks.base import Accumulator, Forward, Metrics, Task
+from paddleseg_slim.train import ranks
 from paddleseg_slim.train.progress import Progress
 
 _STACKED = (np.ndarray, np.generic, int, float)
@@ -97,11 +98,9 @@ def evaluate(
 
 
 def _sum_over_ranks(accumulator: Accumulator) -> None:
-    counts = paddle.to_tensor(np.append(accumulator.counts.ravel(), accumulator.images))
-    paddle.distributed.all_reduce(counts)
-    total = counts.numpy()
-    accumulator.counts = total[:-1].reshape(accumulator.counts.shape)
-    accumulator.images = int(total[-1])
+    counts = ranks.total(np.append(accumulator.counts.ravel(), accumulator.images))
+    accumulator.counts = counts[:-1].reshape(accumulator.counts.shape)
+    accumulator.images = int(counts[-1])
 
 
 def batches(

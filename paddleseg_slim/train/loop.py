@@ -20,6 +20,7 @@ from paddleseg_slim.data.loader import Loader
 from paddleseg_slim.errors import TrainingDiverged, UserError
 from paddleseg_slim.tasks.base import Batch, Forward, Metrics, Task
 from paddleseg_slim.train import checkpoint as ckpt
+from paddleseg_slim.train import ranks
 from paddleseg_slim.train.ema import WeightAverage
 from paddleseg_slim.train.evaluate import evaluate, model_forward
 from paddleseg_slim.train.hooks import Hook
@@ -214,6 +215,7 @@ class _Loop:
                 if step % settings.save_interval == 0 or step == settings.iters:
                     self._check_window(step)
                     self._save(step)
+                    ranks.meet()
                     if self._stop_early():
                         break
                     self._window.pause()
@@ -225,6 +227,7 @@ class _Loop:
             self.model, self.optimizer = paddle.amp.decorate(
                 models=self.model, optimizers=self.optimizer, level="O2", save_dtype="float32"
             )
+        ranks.meet()
         return paddle.DataParallel(self.model) if self.world > 1 else self.model
 
     def _loader(self) -> Loader:
@@ -311,8 +314,7 @@ class _Loop:
         """Average losses by name since the last log line, over all ranks, so that all of them decide alike."""
         values = self._window.averages()
         if self.world > 1:
-            total = paddle.to_tensor(list(values.values()), "float64")
-            paddle.distributed.all_reduce(total)
+            total = ranks.total(np.array(list(values.values()), "float64"))
             values = dict(zip(values, (total / self.world).tolist()))
         return values
 

@@ -1,0 +1,42 @@
+"""Sums over the processes of ``paddle.distributed.launch``, however late one of them comes.
+
+Gloo, Paddle's way between CPU processes, gives up when a partner is thirty seconds late, and one rank may well be:
+the first exports, writes and measures while the others wait for it. So they meet at the store of the launcher first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import paddle
+from paddle.base import core
+
+_meetings = itertools.count()
+_PAUSE = 0.02
+"""Seconds between two looks at who is there."""
+
+
+def meet() -> None:
+    """Return when every rank has called this as often; at once where there is one rank.
+
+    There is no time limit: the launcher ends the others when one process dies.
+    """
+    world = paddle.distributed.get_world_size()
+    if world == 1:
+        return
+    store, key = core.create_or_get_global_tcp_store(), f"paddleseg_slim/meeting/{next(_meetings)}"
+    store.add(key, 1)
+    while store.add(key, 0) < world:
+        time.sleep(_PAUSE)
+
+
+def total(array: np.ndarray) -> np.ndarray:
+    """Return the sum of the ranks' arrays, of the same shape and dtype; the array itself where there is one rank."""
+    if paddle.distributed.get_world_size() == 1:
+        return array
+    meet()
+    tensor = paddle.to_tensor(array)
+    paddle.distributed.all_reduce(tensor)
+    return np.asarray(tensor.numpy())
