@@ -91,7 +91,7 @@ def estimate(plan: Plan, step: Step, record: Record | None, pace: Pace) -> float
     count = 0
     if work.steps:
         args = verbs.check(step.row, plan.arguments(step), step.name)
-        count = getattr(args, work.steps, None) or plan.config.iters
+        count = getattr(args, work.steps, None) or plan.config_of(step).iters
     training = count * work.step_factor * pace.train_step
     return _STARTUP_SECONDS + training + work.evaluations * pace.val_images * pace.image + work.seconds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,13 @@ from paddleseg_slim.version import __version__
 
 _NO_EFFECT = ("threads", "num_workers", "log_iters", "keep_checkpoint_max", "use_vdl", "title", "open", "debug")
 """Options that change nothing in what a command makes."""
+
+_RESUMES = "Leave it out: give --resume or --overwrite of the chain."
+_OF_THE_CHAIN = {
+    **dict.fromkeys(("resume", "resume_model", "overwrite"), _RESUMES),
+    "slim_config": "Leave it out: write its methods as steps.",
+}
+"""Options of commands that mean nothing in a step; what to do instead."""
 
 KEEP, RESUME, RUN = "keep", "resume", "run"
 
@@ -43,7 +51,7 @@ class Plan:
         recipe: the recipe.
         folder: of the run.
         opts: changes of the config, ``KEY=VALUE``.
-        config: the resolved config.
+        config: the resolved config; a step may name another (`config_of`).
     """
 
     recipe: Recipe
@@ -52,22 +60,38 @@ class Plan:
     config: Config = field(init=False)
 
     def __post_init__(self) -> None:
+        self.opts = [*_opts(self.recipe.common.get("opts")), *self.opts]
         self.config = load_config(self.recipe.config, self.opts)
         self.steps = {step.name: step for step in self.recipe.all_steps()}
 
     def check(self) -> None:
-        """Check every step's options with its command's own parser.
+        """Check every step's options: with its command's own parser, and what the command can say before it runs.
 
         Raises:
-            UserError: a command does not take them; no command takes a common option.
+            UserError: a command does not take them; a file is missing; no command takes a common option.
         """
         for step in self.steps.values():
-            verbs.check(step.row, self.arguments(step), f"{self.recipe.path}: {step.name}")
+            where = f"{self.recipe.path}: {step.name}"
+            for name in step.options:
+                if name.replace("-", "_") in _OF_THE_CHAIN:
+                    raise UserError(
+                        f"{where}: {name} is not for a step to choose.", _OF_THE_CHAIN[name.replace("-", "_")]
+                    )
+            args = verbs.check(step.row, self.arguments(step), where)
+            verbs.preflight(step.row, args, self.folder, where)
+            self.config_of(step)
         parsers = [verbs.parser_of(step.row) for step in self.steps.values()]
         for name in self.recipe.common:
+            if name in (*_OF_THE_CHAIN, "config", "model_path", "save_dir"):
+                raise UserError(f"{self.recipe.path}: common.{name} is not for all steps.", "Leave it out.")
             if not any(verbs.has_option(parser, name) for parser in parsers):
                 known = {a.dest for parser in parsers for a in parser._actions}
                 raise UserError(f"{self.recipe.path}: common.{name}: no step has this option.", nearest(name, known))
+
+    def config_of(self, step: Step) -> Config:
+        """The resolved config that a step works with: its own ``config`` and ``opts``, besides those of the run."""
+        own = verbs.by_destination(step.row, step.options)
+        return load_config(own.get("config") or self.recipe.config, [*self.opts, *_opts(own.get("opts"))])
 
     def folder_of(self, step: Step) -> Path:
         """Where a step writes."""
@@ -109,6 +133,9 @@ class Plan:
         """The arguments of the step's command."""
         before = self.before(step)
         options = resolve(step.options, {name: self.reference(name, step) for name in step.references()})
+        own = _opts(verbs.by_destination(step.row, options).get("opts"))
+        if own and verbs.has_option(verbs.parser_of(step.row), "opts"):
+            options["opts"] = [*self.opts, *own]
         config_opts = {"opts": list(self.opts)} if self.opts else {}
         return verbs.command_line(
             step.row,
@@ -131,7 +158,7 @@ class Plan:
         return {
             "command": step.row.command,
             "version": __version__,
-            "config": states.config_digest(self.config.raw),
+            "config": states.config_digest(self.config_of(step).raw),
             "options": {k: v for k, v in options.items() if k not in _NO_EFFECT},
             "inputs": {name: self._input(name, state) for name in names},
             "files": self._files(options),
@@ -168,7 +195,7 @@ class Plan:
         pending = sorted(needs & anew)
         if pending:
             return Decision(RUN, (f"{', '.join(pending)} will be made anew",))
-        reasons = self._changes(self.made_of(step, state), record, state)
+        reasons = self._changes(self.made_of(step, state), self.config_of(step).raw, record, state)
         if reasons:
             return Decision(RUN, tuple(reasons))
         if record.status != "done":
@@ -178,7 +205,8 @@ class Plan:
             return Decision(RUN, ("its files are not those that it wrote: " + (lost or ["the folder is gone"])[0],))
         return Decision(KEEP, ("nothing changed",))
 
-    def _changes(self, now: Mapping[str, Any], record: Record, state: State) -> list[str]:
+    @staticmethod
+    def _changes(now: Mapping[str, Any], config: Mapping[str, Any], record: Record, state: State) -> list[str]:
         was = record.made_of
         reasons = []
         for key in ("command", "version"):
@@ -186,9 +214,16 @@ class Plan:
                 reasons.append(f"{key} is {now[key]}, was {was.get(key)}")
         if now["config"] != was.get("config"):
             old = state.configs.get(str(was.get("config")), {})
-            reasons += [f"config: {text}" for text in states.differences(self.config.raw, old)]
+            reasons += [f"config: {text}" for text in states.differences(config, old)]
         reasons += states.differences(now["options"], was.get("options", {}))
         for kind in ("inputs", "files"):
             new, old = now.get(kind, {}), was.get(kind, {})
             reasons += [f"{name} changed" for name in sorted({*new, *old}) if new.get(name) != old.get(name)]
         return reasons
+
+
+def _opts(value: Any) -> list[str]:
+    """The changes of the config that a step asks for: a list of ``KEY=VALUE``, or a mapping."""
+    if isinstance(value, Mapping):
+        return [f"{key}={item if isinstance(item, str) else json.dumps(item)}" for key, item in value.items()]
+    return [value] if isinstance(value, str) else [str(item) for item in value or []]

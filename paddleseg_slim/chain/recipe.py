@@ -12,6 +12,9 @@ A step's options are those of the command of its name. ``@name`` in an option is
 or its folder where files are measured (``bench``, ``eval``); ``@name/file`` is a file or folder in it. A step takes the
 model of the last step before it that made one, unless its key ``from`` names another; ``start`` is the model that the
 chain begins with. A ``train`` step besides trains a teacher, which other steps refer to.
+
+A step may name a ``config`` of its own, as the training of a teacher does; its ``opts`` come after those of the run.
+``model_path``, ``save_dir`` and the flags that resume or overwrite are the chain's, and refused in a step.
 """
 
 from __future__ import annotations

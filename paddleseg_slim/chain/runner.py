@@ -39,7 +39,8 @@ class Chain:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.state = State.read(plan.folder)
-        self.state.configs[states.config_digest(plan.config.raw)] = plan.config.to_dict()
+        for config in (plan.config_of(step) for step in plan.steps.values()):
+            self.state.configs[states.config_digest(config.raw)] = config.to_dict()
 
     def run(self) -> None:
         """Run what has to run.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddleseg_slim.cli import arguments
 from paddleseg_slim.cli.runner import Parser
 from paddleseg_slim.errors import UserError, nearest
 
@@ -27,6 +28,20 @@ def _graph(folder: Path) -> Path:
     return folder / "graph" if (folder / "graph" / "graph.json").is_file() else folder
 
 
+_OWN = {
+    "{folder}": "Leave it out; give the run's --save_dir.",
+    "{model}": "Leave it out: a step takes the model of the step before, or of the one that its key 'from' names.",
+    "{stages}": "Leave it out: it shows what the steps before it left.",
+}
+"""What a chain gives to its steps and no step chooses, by the place in `Verb.given`; what to do instead."""
+
+INPUTS = (
+    *("config", "model_path", "teacher_config", "teacher_model_path", "sensitivity_file", "source_metrics"),
+    *("images", "model", "models"),
+)
+"""Options, by their names in the parsed arguments, of files and folders that a command reads."""
+
+
 @dataclass(frozen=True)
 class Verb:
     """How a command is called in a chain.
@@ -34,7 +49,8 @@ class Verb:
     Attributes:
         command: its name on the command line.
         given: what the chain itself gives, argument -> text with ``{config}``, ``{model}`` (of the source),
-            ``{folder}`` (of the step), ``{run}`` (of the chain), ``{stages}`` (folders of the steps before).
+            ``{folder}`` (of the step), ``{run}`` (of the chain), ``{stages}`` (folders of the steps before). A step
+            may name another config; see `_OWN` for what it may not choose.
         takes_model: whether it works on a model.
         makes_model: what the next step takes, of the step's folder; None for a command that makes no model.
         fixed: options that the verb stands for.
@@ -106,6 +122,12 @@ def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return names
 
 
+def by_destination(verb: Verb, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a step by their names in the parsed arguments, however they are written; unknown ones as they are."""
+    actions = _actions(parser_of(verb))
+    return {actions[name].dest if name in actions else name: value for name, value in options.items()}
+
+
 def has_option(parser: argparse.ArgumentParser, name: str) -> bool:
     """Whether the command knows the option."""
     return name in _actions(parser)
@@ -131,6 +153,7 @@ def command_line(
     for name in given:
         if name not in actions:
             raise UserError(f"{where}: the command {verb.command} has no option {name}.", "It does not fit a chain.")
+    owned = {actions[name].dest: text for name, text in verb.arguments.items() if text in _OWN}
     chosen: dict[str, tuple[argparse.Action, Any]] = {}
     for layer in (common, given, verb.fixed):
         for name, value in layer.items():
@@ -139,8 +162,9 @@ def command_line(
     for name, value in options.items():
         if name not in actions:
             raise UserError(f"{where}: the command {verb.command} has no option {name!r}.", nearest(name, actions))
-        if verb.arguments.get(actions[name].dest) == "{folder}":
-            raise UserError(f"{where}: {name} is not for a step to choose.", "Leave it out; give the run's --save_dir.")
+        place = owned.get(actions[name].dest)
+        if place is not None:
+            raise UserError(f"{where}: {name} is not for a step to choose.", _OWN[place])
         chosen[actions[name].dest] = (actions[name], value)
     options_first = sorted(chosen.values(), key=lambda item: bool(item[0].option_strings))  # positionals first
     return [text for action, value in options_first for text in _texts(action, value, where)]
@@ -180,3 +204,37 @@ def check(verb: Verb, argv: Iterable[str], where: str) -> argparse.Namespace:
         return parser_of(verb).parse_args(list(argv))
     except UserError as error:
         raise UserError(f"{where}: {error.cause}", error.remedy) from None
+
+
+def preflight(verb: Verb, args: argparse.Namespace, folder: Path, where: str) -> None:
+    """Say what is wrong with parsed arguments before anything runs.
+
+    Besides what the parser knows: the files that the command reads (`INPUTS`) exist, and what the function ``check`` of
+    its module says, if there is one.
+
+    Args:
+        verb: the command.
+        args: its parsed arguments.
+        folder: of the chain; what is in it will be made by other steps.
+        where: the step, for messages.
+
+    Raises:
+        UserError: something is wrong; ``where`` names the step.
+    """
+    for name in INPUTS:
+        values = getattr(args, name, None) or []
+        for text in [values] if isinstance(values, str) else values:
+            path = Path(arguments.named(text)[1] if name == "models" else text)
+            if folder not in path.parents and not _exists(path):
+                raise UserError(f"{where}: {name} {path} does not exist.", "Correct it, or name a step: @STEP.")
+    check_arguments = getattr(importlib.import_module(f"paddleseg_slim.cli.{verb.command}"), "check", None)
+    if check_arguments is not None:
+        try:
+            check_arguments(args)
+        except UserError as error:
+            raise UserError(f"{where}: {error.cause}", error.remedy) from None
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder, or an exported model that is named without its suffix."""
+    return path.exists() or any(path.with_name(path.name + suffix).exists() for suffix in (".json", ".pdmodel"))

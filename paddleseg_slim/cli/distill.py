@@ -49,22 +49,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil; see `add_arguments`."""
-    _check(args)
+    _check_flags(args)
     session = setup.start(args)
-    from paddleseg_slim import config as configs
     from paddleseg_slim.cli.distill_run import Run
 
-    overrides = {key: getattr(args, key) for key in ("iters", "batch_size", "learning_rate")}
-    config = configs.load_config(args.config, args.opts, overrides=overrides)
-    teacher = configs.load_config(args.teacher_config) if args.teacher_config else config
-    terms = [] if args.mutual else terms_of(args, config)
+    config, teacher, terms = _settings(args)
     work = Run(args, config, teacher, terms, session)
     with output.claimed(args.save_dir, overwrite=args.overwrite, resume=work.goes_on) as folder:
         work.run(folder)
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
+    """Say what is wrong with flags, configs and losses before any data or model is read.
+
+    Raises:
+        UserError: something is.
+    """
+    _check_flags(args)
+    _settings(args)
+
+
+def _settings(args: argparse.Namespace) -> tuple[Config, Config, list[Term]]:
+    """The student's config, the teacher's, and what is compared."""
+    from paddleseg_slim import config as configs
+
+    overrides = {key: getattr(args, key) for key in ("iters", "batch_size", "learning_rate")}
+    config = configs.load_config(args.config, args.opts, overrides=overrides)
+    teacher = configs.load_config(args.teacher_config) if args.teacher_config else config
+    return config, teacher, [] if args.mutual else terms_of(args, config)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
     if not args.teacher_config and not args.teacher_model_path:
         raise UserError("There is no teacher.", "Give --teacher_config and --teacher_model_path.")
     if not args.mutual and not args.teacher_model_path:

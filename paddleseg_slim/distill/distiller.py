@@ -35,6 +35,9 @@ class Term:
         teacher: the same in the teacher; with ``auto`` it is left out.
         start: iteration from which it counts.
         ramp: iterations over which its weight grows from 0.
+
+    Raises:
+        UserError: the loss takes logits alone, or features alone, and is given the other.
     """
 
     loss: nn.Layer
@@ -43,6 +46,13 @@ class Term:
     teacher: str = ""
     start: int = 0
     ramp: int = 0
+
+    def __post_init__(self) -> None:
+        name = type(self.loss).__name__
+        if self.student and getattr(self.loss, "needs_label", False):
+            raise UserError(f"{name} compares logits with the labels at hand.", "Give it as the loss of the logits.")
+        if not self.student and getattr(self.loss, "pairs", False):
+            raise UserError(f"{name} compares places inside the models.", "Give it as a loss of features, with taps.")
 
     def at(self, step: int) -> float:
         """The weight at an iteration (from 1)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paddle import nn
+
 from paddleseg_slim.config import build
 from paddleseg_slim.config.signature import convert
 from paddleseg_slim.config.spec import ComponentSpec, LossSpec
@@ -17,6 +19,8 @@ from paddleseg_slim.registry import LOSSES
 _KEYS = {"loss": "", "weight": "float", "student": "str", "teacher": "str", "start": "int", "ramp": "int"}
 _OLD_KEYS = ("s_feature_idx", "t_feature_idx", "feature_type", "loss_function", "weight")
 _HIDDEN = ("hidden", "feature")
+_LABEL_LOSSES = "paddleseg_slim.losses."
+"""The modules of the losses of labels; one of them, ``kl``, is a loss against a teacher."""
 
 
 def terms_of_losses(section: LossSpec) -> list[Term]:
@@ -25,7 +29,7 @@ def terms_of_losses(section: LossSpec) -> list[Term]:
     Raises:
         UserError: a loss or an argument is unknown.
     """
-    return [Term(build(spec, LOSSES), weight) for spec, weight in zip(section.types, section.coef)]
+    return [Term(_loss(spec), weight) for spec, weight in zip(section.types, section.coef)]
 
 
 def terms_of_list(items: Any, key_path: str = "slim.distill") -> list[Term]:
@@ -56,7 +60,7 @@ def _term(item: Any, where: str) -> Term:
     loss = item["loss"]
     spec = ComponentSpec.parse({"type": loss} if isinstance(loss, str) else loss, f"{where}.loss")
     values = {key: convert(item[key], _KEYS[key], f"{where}.{key}") for key in item if key != "loss"}
-    return Term(build(spec, LOSSES), **values)
+    return Term(_loss(spec), **values)
 
 
 def _old_term(item: Mapping[str, Any], where: str) -> Term:
@@ -64,7 +68,7 @@ def _old_term(item: Mapping[str, Any], where: str) -> Term:
         if key not in _OLD_KEYS:
             raise UserError(f"{where}.{key}: unknown key.", nearest(str(key), _OLD_KEYS))
     kind, weight = item.get("feature_type", "hidden"), convert(item.get("weight", 1.0), "float", f"{where}.weight")
-    loss = build(ComponentSpec.parse({"type": item["loss_function"]}, where), LOSSES)
+    loss = _loss(ComponentSpec.parse({"type": item["loss_function"]}, where))
     if kind == "logits":
         return Term(loss, weight)
     if kind not in _HIDDEN:
@@ -79,9 +83,23 @@ def term(name: str, weight: float, student: str = "", teacher: str = "", **argum
     Raises:
         UserError: the loss, or one of its arguments, is unknown.
     """
-    return Term(build(ComponentSpec(name, arguments, name), LOSSES), weight, student, teacher)
+    return Term(_loss(ComponentSpec(name, arguments, name)), weight, student, teacher)
+
+
+def _loss(spec: ComponentSpec) -> nn.Layer:
+    """The loss that a section names.
+
+    Raises:
+        UserError: it is unknown, an argument of it is, or it compares predictions with labels.
+    """
+    built: nn.Layer = build(spec, LOSSES)
+    if type(built).__module__.startswith(_LABEL_LOSSES) and spec.type not in names():
+        raise UserError(
+            f"{spec.key_path}: {spec.type} compares with labels, not with a teacher.", nearest(spec.type, names())
+        )
+    return built
 
 
 def names() -> list[str]:
     """Names of the losses that compare a student with a teacher."""
-    return [name for name in LOSSES if LOSSES.get(name).__module__ in (_losses.__name__, "paddleseg_slim.losses.kl")]
+    return [name for name in LOSSES if LOSSES.get(name).__module__ in (_losses.__name__, f"{_LABEL_LOSSES}kl")]

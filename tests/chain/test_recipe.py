@@ -10,8 +10,10 @@ import yaml
 
 from paddleseg_slim.chain.plan import Plan
 from paddleseg_slim.chain.recipe import load_recipe
+from paddleseg_slim.chain.state import State
 from paddleseg_slim.errors import UserError
 
+DISTIL = {"teacher_model_path": "@start"}
 RECIPES = sorted((tiny.ROOT / "configs" / "recipes").glob("*.yml"))
 
 
@@ -83,6 +85,35 @@ def test_a_step_takes_the_model_of_the_one_before(tmp_path):
         ({"steps": [{"ptq": {"save_dir": "elsewhere"}}]}, "save_dir is not for a step"),
         ({"steps": ["report"], "model": "absent.pdparams"}, "absent.pdparams does not exist"),
         ({"steps": ["export"], "common": {"pruning_ratio": 1}}, "no step has this option"),
+        ({"steps": [{"distil": {**DISTIL, "feature_loss": "CWDLos"}}]}, "distil: .*Unknown loss 'CWDLos'"),
+        ({"steps": [{"distil": {**DISTIL, "logits_loss": "DiceLoss"}}]}, "DiceLoss compares with labels"),
+        ({"steps": [{"distil": {**DISTIL, "logits_loss": "FSPLoss"}}]}, "FSPLoss compares places"),
+        ({"steps": [{"distil": {**DISTIL, "feature_loss": "DKDLoss"}}]}, "DKDLoss compares logits"),
+        (
+            {
+                "steps": [
+                    {"distil": {**DISTIL, "opts": ["distill_loss.types=[{type: KDLos}]", "distill_loss.coef=[1]"]}}
+                ]
+            },
+            "Unknown loss 'KDLos'",
+        ),
+        ({"steps": ["train", {"distil": {}}]}, "distil: There is no teacher"),
+        (
+            {"steps": [{"distil": {"teacher_model_path": "absent.pdparams"}}]},
+            "teacher_model_path absent.pdparams does not",
+        ),
+        (
+            {"steps": [{"distil": {**DISTIL, "teacher_config": "absent.yml"}}]},
+            "teacher_config absent.yml does not exist",
+        ),
+        ({"steps": [{"bench": {"models": ["a=absent.onnx"]}}]}, "models absent.onnx does not exist"),
+        ({"steps": [{"ptq": {"model_path": "w.pdparams"}}]}, "model_path is not for a step"),
+        ({"steps": [{"qat": {"resume_model": "x"}}]}, "resume_model is not for a step"),
+        ({"steps": [{"train": {"slim_config": "x.yml", "name": "t"}}]}, "slim_config is not for a step"),
+        ({"steps": ["ptq", {"report": {"run_dirs": ["x"]}}]}, "run_dirs is not for a step"),
+        ({"steps": [{"ptq": {"config": "absent.yml"}}]}, "config absent.yml does not exist"),
+        ({"steps": [{"ptq": {"opts": {"batch_sise": 2}}}]}, "batch_sise"),
+        ({"steps": ["ptq"], "common": {"config": "x.yml"}}, "common.config is not for all steps"),
         ({"steps": [], "goal": {"speedup": 2}}, "belong together"),
         ({"steps": [], "goal": {"speed": 2}, "tries": [{"name": "a", "steps": []}]}, "goal.speed"),
     ],
@@ -97,3 +128,24 @@ def test_a_training_at_the_head_makes_the_first_model(tmp_path):
     plan = Plan(load_recipe(path), tmp_path / "out")
     assert plan.made("start") == tmp_path / "out" / "start" / "best_model" / "model.pdparams"
     assert plan.steps["export"].source == "start"
+
+
+def test_a_step_may_have_a_config_of_its_own(tmp_path):
+    """Its base counts, too: what a step depends on is the resolved config that it works with."""
+    other = tmp_path / "other"
+    other.mkdir()
+    tiny.write_config(other)
+    (other / "own.yml").write_text("_base_: tiny.yml\nbatch_size: 4\n", encoding="utf-8")
+    steps = [{"train": {"name": "teacher", "config": str(other / "own.yml"), "opts": {"iters": 3}}}, "ptq"]
+    path = _write(tmp_path, steps=steps, common={"opts": ["iters=9"]})
+    plan = Plan(load_recipe(path), tmp_path / "out", ["model.num_classes=6"])
+    plan.check()
+    teacher, ptq = plan.steps["teacher"], plan.steps["ptq"]
+    line = " ".join(plan.arguments(teacher))
+    assert f"--config={other / 'own.yml'}" in line and "--opts iters=9 model.num_classes=6 iters=3" in line
+    assert (plan.config_of(teacher).batch_size, plan.config_of(teacher).iters) == (4, 3)
+    assert (plan.config_of(ptq).batch_size, plan.config_of(ptq).iters) == (2, 9)
+    before = [plan.made_of(step, State(plan.folder))["config"] for step in (teacher, ptq)]
+    tiny.write_config(other, batch_size=3, optimizer={"type": "Adam"})
+    after = [plan.made_of(step, State(plan.folder))["config"] for step in (teacher, ptq)]
+    assert before[0] != after[0] and before[1] == after[1]

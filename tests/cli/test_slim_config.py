@@ -68,6 +68,24 @@ def test_what_a_section_cannot_use_is_refused(flags, message, tmp_path):
         _lines(_args(tmp_path, PRUNE_QAT, *flags), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distill_loss": "CWDLos"}, "Unknown loss 'CWDLos'"),
+        ({"distill_loss": "CWDLoss", "CWDLoss": {"temprature": 2}}, "temprature: unknown key"),
+        ({"pretrain_weights": "absent.pdparams"}, "teacher_model_path absent.pdparams does not exist"),
+        ({"Distill": {"teacher_config": "absent.yml"}}, "teacher_config absent.yml does not exist"),
+        ({"Distill": {"teacher": "x"}}, "has no option 'teacher'"),
+    ],
+)
+def test_what_is_wrong_with_losses_and_teacher_of_a_joint_section_is_said_before_it_begins(change, message, tmp_path):
+    slim = tmp_path / "slim.yml"
+    slim.write_text(yaml.safe_dump({"slim": ["Pruner", "Distill"], **change}), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        _lines(_args(tmp_path, slim), tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_was_not_compressed_as_the_file_says_is_refused(tmp_path):
     """Before anything is loaded."""
     config, graph = tiny.write_config(tmp_path), tmp_path / "graph"
