@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -102,27 +101,8 @@ def _forward(path: Path, task: Task, threads: int, work: Path) -> Forward:
 
     file = model_file(str(path), "onnxruntime", work)
     runtime = load(file, "onnxruntime", RuntimeOptions(device="cpu", threads=threads))
-    check_described(path, task)
+    evaluation.check_described(path, task)
     return runtime_forward(runtime, len(task.class_names()))
-
-
-def check_described(path: Path, task: Task) -> None:
-    """Refuse an ONNX file that says it was trained for other classes, or is fed otherwise, than the config.
-
-    Raises:
-        UserError: class names or preprocessing differ.
-    """
-    import onnx
-
-    from paddleseg_slim.deploy.metadata import read_metadata
-
-    told = read_metadata(onnx.load(str(path), load_external_data=False))
-    wanted = {"class_names": task.class_names(), "transforms": task.preprocess().describe()["transforms"]}
-    for key, value in wanted.items():
-        if key in told and told[key] != json.loads(json.dumps(value)):
-            raise UserError(
-                f"{path} says {key} {told[key]}, the config {value}.", "Give the config that it was exported with."
-            )
 
 
 def _counts(

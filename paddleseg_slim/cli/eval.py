@@ -88,10 +88,10 @@ def _evaluate_file(args: argparse.Namespace, task: Task, work: Path) -> tuple[Me
     from paddleseg_slim.deploy.runtimes import RuntimeOptions, load
     from paddleseg_slim.train.evaluate import evaluate
 
-    _check_preprocessing(Path(args.model), task)
     file = model_file(args.model, args.engine, work)
     options = RuntimeOptions(device=args.device, threads=args.threads or 0, precision=args.precision)
     runtime = load(file, args.engine, options)
+    evaluation.check_described(Path(args.model), task)
     info = runtime.describe().to_dict()
     for note in info["notes"]:
         runner.log("%s", note)
@@ -104,22 +104,6 @@ def _evaluate_file(args: argparse.Namespace, task: Task, work: Path) -> tuple[Me
     dataset = getattr(task, f"{args.dataset}_dataset")()
     batch = fixed_batch(runtime) or args.batch_size
     return evaluate(forward, task, dataset, batch_size=batch, num_workers=args.num_workers), info
-
-
-def _check_preprocessing(model: Path, task: Task) -> None:
-    """The file must be fed as its ``deploy.yaml`` says, which must be what the config does."""
-    from paddleseg_slim.deploy.description import FILE_NAME, read_deploy
-
-    folder = model if model.is_dir() else model.parent
-    if not (folder / FILE_NAME).is_file():
-        return
-    exported = read_deploy(folder)[0].transforms
-    configured = task.preprocess().describe()["transforms"]
-    if exported != configured:
-        raise UserError(
-            f"{folder / FILE_NAME} says that images are prepared by {exported}, the config says {configured}.",
-            "Evaluate with the config that the model was exported with.",
-        )
 
 
 def _source(args: argparse.Namespace, task: Task) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +47,27 @@ def check_engine(args: argparse.Namespace) -> None:
             f"--precision fp16 (--fp16) is Paddle's mixed precision, but --engine is {args.engine}.",
             "Leave one of them out.",
         )
+
+
+def check_described(model: Path, task: Task) -> None:
+    """Refuse an exported model that says it was trained for other classes, or is fed otherwise, than the config.
+
+    Args:
+        model: an exported file, or its folder; what says nothing of itself passes.
+        task: of the config.
+
+    Raises:
+        UserError: class names or preprocessing differ.
+    """
+    from paddleseg_slim.deploy.metadata import told_by
+
+    told = told_by(model)
+    wanted = {"class_names": list(task.class_names()), "transforms": task.preprocess().describe()["transforms"]}
+    for key, value in wanted.items():
+        if key in told and told[key] != json.loads(json.dumps(value)):
+            raise UserError(
+                f"{model} says {key} {told[key]}, the config {value}.", "Give the config that it was exported with."
+            )
 
 
 def best_executor(engine: str = "auto", threads: int = 0) -> Executor:

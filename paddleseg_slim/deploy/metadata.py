@@ -1,12 +1,14 @@
-"""What an ONNX file says of itself, so that a program needs nothing else to feed it."""
+"""What an exported model says of itself, an ONNX file in its metadata: a program needs nothing else to feed it."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from paddleseg_slim.deploy.description import Deploy
+from paddleseg_slim.deploy.description import FILE_NAME, Deploy, read_deploy
 
 _AS_THEY_ARE = ("task", "transforms", "output_op", "output_dtype", "class_names")
 _LISTS = ("transforms", "class_names")
@@ -34,6 +36,27 @@ def read_metadata(model: Any) -> dict[str, Any]:
         except ValueError:  # written by another program, with a meaning of its own
             continue
     return told
+
+
+def told_by(model: Path) -> dict[str, Any]:
+    """What an exported model says of itself: the keys of `onnx_metadata` as plain lists and texts, those that it tells.
+
+    Args:
+        model: a file or a folder. The ``deploy.yaml`` in the folder is read, and the metadata of an ONNX file, which
+            count where both say something.
+
+    Raises:
+        UserError: the ``deploy.yaml`` is malformed.
+    """
+    folder, told = model if model.is_dir() else model.parent, {}
+    if (folder / FILE_NAME).is_file():
+        deploy = read_deploy(folder)[0]
+        told = {key: getattr(deploy, key) for key in _AS_THEY_ARE if key == "transforms" or getattr(deploy, key)}
+    if model.suffix == ".onnx" and importlib.util.find_spec("onnx"):  # engines read such files without it
+        import onnx
+
+        told |= read_metadata(onnx.load(str(model), load_external_data=False))
+    return dict(json.loads(json.dumps(told)))
 
 
 def plain_preprocessing(transforms: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import helper
 from safetensors.numpy import load_file, save_file
 
-from paddleseg_slim.cli.compare import check_described
+from paddleseg_slim.cli.evaluation import check_described
 from paddleseg_slim.cli.main import main
 from paddleseg_slim.config import load_config
 from paddleseg_slim.errors import UserError
@@ -60,5 +61,12 @@ def test_what_a_file_says_of_itself_has_to_be_what_the_config_says(tmp_path: Pat
         model = helper.make_model(helper.make_graph([], "g", [], []))
         helper.set_model_props(model, {key: json.dumps(value) for key, value in {**told, **changed}.items()})
         onnx.save(model, path)
+        described = yaml.safe_dump({"Deploy": json.loads(json.dumps({**told, **changed}))})
+        (tmp_path / "deploy.yaml").write_text(described if changed else "Deploy: {class_names: [x]}", encoding="utf-8")
         with pytest.raises(UserError, match=match) if changed else contextlib.nullcontext():
-            check_described(path, task)
+            check_described(path, task)  # by its metadata, whatever lies beside it
+        if changed:
+            with pytest.raises(UserError, match=match):
+                check_described(tmp_path, task)  # by deploy.yaml, as any exported folder
+    (tmp_path / "deploy.yaml").unlink()
+    check_described(tmp_path, task)  # it says nothing

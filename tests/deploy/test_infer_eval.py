@@ -220,7 +220,7 @@ def test_eval_refuses_other_preprocessing(exported, tmp_path: Path, capsys) -> N
     config = write_config(tmp_path, val_dataset=section)
     flags = ["--config", config, "--model", exported["argmax"], "--runtime", "paddle"]
     code, errors = in_process(capsys, "eval", *flags)
-    assert code == 2 and "says that images are prepared by" in errors
+    assert code == 2 and "says transforms [{" in errors and "the config [{" in errors
 
 
 def test_eval_needs_a_source_for_a_limit(exported, capsys) -> None:
