@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from paddleseg_slim.cli import bench
 from paddleseg_slim.deploy.benchmark import Candidate, measure
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, load
 from paddleseg_slim.files import write_json
@@ -81,16 +82,7 @@ def compare(args: argparse.Namespace, name: str) -> dict[str, Any]:
     candidates = [
         Candidate(kind, path, engine) for engine in ENGINES for kind, path in (("peer", peer), ("ours", ours))
     ]
-    result = measure(
-        candidates,
-        input_shape=shape,
-        threads=args.threads,
-        repeats=args.repeats,
-        block=args.block,
-        interval=0.04,
-        max_repeats=args.max_repeats,
-        base="peer",
-    )
+    result = measure(candidates, input_shape=shape, base="peer", **bench.turns(args))
     row: dict[str, Any] = {"model": name, "difference": float(np.abs(first - other).max() / np.ptp(other))}
     for item in result.rows:
         if item.error or item.name != "ours" or item.comparison is None:
@@ -124,10 +116,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("output/peers"))
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--max_repeats", type=int, default=120)
-    parser.add_argument("--block", type=int, default=2)
+    bench.add_turns(parser)
+    parser.set_defaults(repeats=40, max_repeats=120, block=2, interval=0.04)
     parser.add_argument("--peer_python", default="python", help="interpreter that has paddle2onnx")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)

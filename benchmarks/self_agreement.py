@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_slim.cli import bench
 from paddleseg_slim.deploy.benchmark import Candidate, measure
 from paddleseg_slim.files import write_json
 
@@ -28,11 +29,7 @@ def trial(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     result = measure(
         [Candidate(name, args.model, args.engine) for name in ("one", "two")],
         input_shape=args.input_shape,
-        threads=args.threads,
-        repeats=args.repeats,
-        max_repeats=args.max_repeats,
-        block=args.block,
-        seed=seed,
+        **{**bench.turns(args), "seed": seed},
     )
     one, two = result.rows
     if one.error or two.error or two.comparison is None:
@@ -49,22 +46,20 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="ONNX file")
     parser.add_argument("--engine", default="onnxruntime")
     parser.add_argument("--input_shape", nargs=4, type=int, default=(1, 3, 256, 256))
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--max_repeats", type=int, default=200)
-    parser.add_argument("--block", type=int, default=5)
+    bench.add_turns(parser)
+    parser.set_defaults(threads=1)
     parser.add_argument("--busy", type=int, default=1, help="processes that spin meanwhile")
     parser.add_argument("--save", type=Path, default=Path("output/self_agreement.json"))
     args = parser.parse_args()
     spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(args.busy)]
     rows: list[dict[str, Any]] = []
     try:
-        for seed in range(args.trials):
-            rows.append(trial(args, seed))
+        for number in range(args.trials):
+            rows.append(trial(args, args.seed + number))
             row = rows[-1]
             print(
-                f"{seed + 1:2d}: {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], {row['runs']} runs of "
+                f"{number + 1:2d}: {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], {row['runs']} runs of "
                 f"{row['median_ms']:.2f} ms, {'holds 1' if row['low'] <= 1 <= row['high'] else 'MISSES 1'}",
                 flush=True,
             )

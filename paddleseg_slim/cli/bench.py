@@ -24,6 +24,7 @@ PRESETS = {"tutorial": (1, 3, 1024, 2048)}
 """Input shapes by name: ``tutorial`` is that of PaddleSeg's tables."""
 
 _FALLBACK = (1, 3, 512, 512)
+_TURNS = ("threads", "warmup", "repeats", "max_repeats", "block", "interval", "seed")
 
 
 class MeasurementFailed(SlimError):
@@ -41,20 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input_shape", nargs="+", type=int, metavar="N", help="N C H W, or H W")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="input shape by name: tutorial is 1x3x1024x2048")
     parser.add_argument("--batch", type=int, metavar="N", help="batch size, instead of that of the input shape")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: the physical cores")
-    parser.add_argument("--warmup", type=int, default=10, metavar="N", help="runs before the first that counts")
-    parser.add_argument("--repeats", type=int, default=50, metavar="N", help="runs that count, at least")
-    parser.add_argument("--block", type=int, default=5, metavar="N", help="runs in a row before the next model's turn")
-    parser.add_argument("--interval", type=float, default=0.1, metavar="W",
-                        help="go on (to 4 x --repeats) until the intervals are this narrow")  # fmt: skip
+    add_turns(parser)
     parser.add_argument("--base", metavar="NAME", help="what ratios are against; default: the first model")
     parser.add_argument(
         "--images", metavar="DIR", help="pictures, prepared by the models' deploy.yaml; default: random numbers"
     )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save_dir", metavar="DIR", help="write benchmark.json, benchmark.png and stage.json there")
     parser.add_argument("--require-speedup", "--require_speedup", type=float, metavar="X",
                         help="exit 3 unless every model is at least X times as fast as the base")  # fmt: skip
+
+
+def add_turns(parser: argparse.ArgumentParser) -> None:
+    """Flags on how often and in which turns models run, for this command and for benchmarks with other candidates."""
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: the physical cores")
+    parser.add_argument("--warmup", type=int, default=10, metavar="N", help="runs before the first that counts")
+    parser.add_argument("--repeats", type=int, default=50, metavar="N", help="runs that count, at least")
+    parser.add_argument("--max_repeats", type=int, metavar="N", help="runs at most; default: 4 x --repeats")
+    parser.add_argument("--block", type=int, default=5, metavar="N", help="runs in a row before the next model's turn")
+    parser.add_argument("--interval", type=float, default=0.1, metavar="W",
+                        help="go on (to --max_repeats) until the intervals are this narrow")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the random input and the order of turns")
+
+
+def turns(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_turns` as arguments of `deploy.benchmark.measure`."""
+    return {name: getattr(args, name) for name in _TURNS}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,15 +91,10 @@ def run(args: argparse.Namespace) -> int:
             result = measure(
                 candidates,
                 input_shape=shape,
-                threads=args.threads,
-                warmup=args.warmup,
-                repeats=args.repeats,
-                block=args.block,
-                interval=args.interval,
                 base=args.base,
                 images=images,
                 data=args.images or "random",
-                seed=args.seed,
+                **turns(args),
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     console = Console(width=None if sys.stdout.isatty() else 180)

@@ -72,6 +72,21 @@ class _Process:
             text=True,
         )
 
+    def load(self, settings: Settings, images: str | None) -> None:
+        """Load the model and warm it up; ``images`` is the file of what it is fed, None for random numbers."""
+        answer = self.ask(
+            "load",
+            path=str(self.file),
+            engine=self.candidate.engine,
+            options=asdict(self.candidate.options),
+            input_shape=list(settings.input_shape),
+            images=images,
+            warmup=settings.warmup,
+            seed=settings.seed,
+            cpus=settings.cpus,
+        )
+        self.facts.update(answer)
+
     def ask(self, verb: str, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its answer; after an error the candidate is left out."""
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -157,19 +172,7 @@ def measure(
             stack.callback(process.close)
         archive = _store(images, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         for process in processes:
-            process.facts.update(
-                process.ask(
-                    "load",
-                    path=str(process.file),
-                    engine=process.candidate.engine,
-                    options=asdict(process.candidate.options),
-                    input_shape=list(input_shape),
-                    images=archive,
-                    warmup=warmup,
-                    seed=seed,
-                    cpus=settings.cpus,
-                )
-            )
+            process.load(settings, archive)
         _take_turns(processes, settings, base or candidates[0].name, interval, most, progress)
         for process in processes:
             if not process.error:
