@@ -24,6 +24,7 @@ from paddleseg_slim.deploy.executor import executor
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, load
 from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.quant.profiles import get_profile
 from paddleseg_slim.quant.ptq import QuantSettings, post_quantize
 from paddleseg_slim.quant.reconstruct import reconstruct
 
@@ -58,7 +59,7 @@ def rows_of(reference: Reference, args: argparse.Namespace, folder: Path) -> lis
     rows = [{"variant": "float", "score": reference.score(base.counts.sum(axis=0))}]
     for variant in args.variants:
         layer, facts = quantize(reference, variant, args)
-        path = reference.write(layer, folder / "quantized.onnx", int32_bias=True)
+        path = reference.write(layer, folder / "quantized.onnx", **get_profile(args.target).file_options())
         info = load(path, "onnxruntime", RuntimeOptions(threads=args.threads)).describe()
         outcome: Outcome = reference.run(path, threads=args.threads)
         drop = paired_drop(reference, base, outcome)

@@ -70,10 +70,10 @@ class Reference:
         chosen = calibration_images(self.task, count, "train", seed)
         return [batch["img"] for batch in batches(chosen, 4, 1)]
 
-    def write(self, model: GraphLayer, path: Path, int32_bias: bool = False) -> Path:
-        """Write the logits of ``model`` as an ONNX file."""
+    def write(self, model: GraphLayer, path: Path, **options: bool) -> Path:
+        """Write the logits of ``model`` as an ONNX file; ``options``: `profiles.Profile.file_options`."""
         model.eval()
-        write_onnx(model, path, logits=self.task.logits, int32_bias=int32_bias)
+        write_onnx(model, path, logits=self.task.logits, **options)
         return path
 
     def run(self, path: Path, engine: str = "onnxruntime", threads: int = 1) -> Outcome:

@@ -38,6 +38,7 @@ from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture
 from paddleseg_slim.models.zoo import build
 from paddleseg_slim.quant.calibrate import Calibration, with_layers
+from paddleseg_slim.quant.profiles import get_profile
 from paddleseg_slim.quant.ptq import QuantSettings, post_quantize
 
 
@@ -75,7 +76,9 @@ def files(name: str, args: argparse.Namespace) -> Path:
         model = zoo_model(name, args.size)
         write_onnx(model, folder / "float.onnx", output_op="argmax", logits=first)
         layer, seen = quantize(model, args)
-        write_onnx(layer, folder / "int8.onnx", output_op="argmax", logits=first, int32_bias=True)
+        write_onnx(
+            layer, folder / "int8.onnx", output_op="argmax", logits=first, **get_profile(args.target).file_options()
+        )
         if args.keep_float_slow:
             _without_slow(seen, folder, args)
     return folder
@@ -88,7 +91,9 @@ def _without_slow(seen: Calibration, folder: Path, args: argparse.Namespace) -> 
     print(f"{folder.name}: float for their time in {args.engine[0]}: {', '.join(out) or 'none'}")
     part = with_layers(seen, [name for name in seen.placement.layers if name not in out])
     print(part.placement.summary())
-    write_onnx(part.quantized(), both["quantized"], output_op="argmax", logits=first, int32_bias=True)
+    write_onnx(
+        part.quantized(), both["quantized"], output_op="argmax", logits=first, **get_profile(args.target).file_options()
+    )
 
 
 def latency(args: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -118,7 +123,13 @@ def calibration(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         layer, _ = quantize(model, args)
         middle = time.perf_counter()
         with tempfile.TemporaryDirectory() as work:
-            write_onnx(layer, Path(work) / "int8.onnx", output_op="argmax", logits=first, int32_bias=True)
+            write_onnx(
+                layer,
+                Path(work) / "int8.onnx",
+                output_op="argmax",
+                logits=first,
+                **get_profile(args.target).file_options(),
+            )
         end = time.perf_counter()
         results[name] = {"calibration_s": middle - began, "export_s": end - middle, "images": args.images}
         table.add_row(name, str(args.images), *(f"{t:.1f}" for t in (middle - began, end - middle, end - began)))

@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=[*PRUNED, *QUANTIZED], default=[*PRUNED, *QUANTIZED])
     parser.add_argument("--engine", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--target", default="cpu", help="what int8 is made for: cpu, cpu-vnni, openvino, tensorrt")
+    parser.add_argument(
+        "--target", default="cpu", help="what int8 is made for: cpu, cpu-vnni, openvino, openvino-vnni, tensorrt"
+    )
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--height", type=int, default=1024)
     parser.add_argument("--width", type=int, default=2048)

@@ -1,10 +1,10 @@
 """Quantization after training beside NNCF and ONNX Runtime's own: same float ONNX, images, engines.
 
-For each model: latency in one interleaved run an engine, metric on the test split, error of the logits against the
+Ours is made for the engine's own target (`OURS`). For each model: latency in one interleaved run an engine, metric on the test split, error of the logits against the
 float file, share of equal classes, and the seconds that the quantization took, images in memory to file written.
 NNCF needs an environment of its own (``pip install nncf onnxruntime``), whose Python is given:
 
-    python benchmarks/peers/ptq_peers.py --model CONFIG WEIGHTS --nncf_python VENV/bin/python --target cpu-vnni
+    python benchmarks/peers/ptq_peers.py --model CONFIG WEIGHTS --nncf_python VENV/bin/python
 
 Files are kept in ``--work``; ``--only`` makes them, judges them or times them alone.
 """
@@ -36,6 +36,9 @@ ENGINES = ("onnxruntime", "openvino")
 PEER_OF = {"onnxruntime": ("onnxruntime", "quantize_static", "peer.onnx"), "openvino": ("nncf", "NNCF", "peer.xml")}
 """Engine -> name in `ptq_worker`, name in the table, file."""
 
+OURS = {"onnxruntime": "cpu-vnni", "openvino": "openvino-vnni"}
+"""Engine -> target that our file for it is made for."""
+
 
 def make(reference: Reference, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Write the float file, the images, and every quantized file; returns the seconds of each quantization."""
@@ -54,20 +57,30 @@ def make(reference: Reference, folder: Path, args: argparse.Namespace) -> dict[s
             facts[title] = {"engine": engine, "error": done.stderr.strip().splitlines()[-1]}
         else:
             facts[title] = {"engine": engine, **json.loads(done.stdout.strip().splitlines()[-1])}
+    for engine in ENGINES:
+        facts[f"ours@{engine}"] = ours(reference, images, folder / ours_file(engine), OURS[engine], args.threads)
+    write_json(folder / "made.json", facts)
+    return facts
+
+
+def ours(reference: Reference, images: np.ndarray, path: Path, target: str, threads: int) -> dict[str, Any]:
+    """Quantize with this package for a target."""
     began = time.perf_counter(), time.process_time()
     batches = [images[start : start + 4] for start in range(0, len(images), 4)]
-    runs_on = executor("onnxruntime", args.threads)
-    settings = QuantSettings(target=args.target)
+    settings, runs_on = QuantSettings(target=target), executor("onnxruntime", threads)
     layer, calibration = post_quantize(reference.model, batches, settings, runs_on, reference.shape)
-    reference.write(layer, folder / "ours.onnx", int32_bias=True)
-    facts["ours"] = {
+    reference.write(layer, path, **calibration.placement.profile.file_options())
+    return {
         "seconds": time.perf_counter() - began[0],
         "cpu_seconds": time.process_time() - began[1],
         "macs_share": calibration.placement.macs_share,
-        "target": args.target,
+        "target": target,
     }
-    write_json(folder / "made.json", facts)
-    return facts
+
+
+def ours_file(engine: str) -> str:
+    """Name of our file for an engine."""
+    return f"ours_{engine}.onnx"
 
 
 def judge(reference: Reference, folder: Path, threads: int) -> dict[str, Any]:
@@ -75,7 +88,7 @@ def judge(reference: Reference, folder: Path, threads: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for engine in ENGINES:
         base = reference.run(folder / "float.onnx", engine, threads)
-        for title, file in ((PEER_OF[engine][1], PEER_OF[engine][2]), ("ours", "ours.onnx")):
+        for title, file in ((PEER_OF[engine][1], PEER_OF[engine][2]), ("ours", ours_file(engine))):
             if not (folder / file).is_file():
                 continue
             outcome = reference.run(folder / file, engine, threads)
@@ -91,7 +104,8 @@ def timed(folder: Path, shape: tuple[int, ...], args: argparse.Namespace) -> dic
     """Latencies of all files, in turns."""
     candidates = []
     for engine in ENGINES:
-        for title, file in (("float", "float.onnx"), (PEER_OF[engine][1], PEER_OF[engine][2]), ("ours", "ours.onnx")):
+        peer = PEER_OF[engine]
+        for title, file in (("float", "float.onnx"), (peer[1], peer[2]), ("ours", ours_file(engine))):
             if (folder / file).is_file():
                 candidates.append(Candidate(title, folder / file, engine))
     settings = {"threads": args.threads, "warmup": 5, "repeats": args.repeats, "base": "ours"}
@@ -119,9 +133,9 @@ def table_of(name: str, folder: Path) -> Table:
     table = Table(title=name, title_justify="left")
     for column in ("file", "ms", "ours / it", "score", "drop", "output error", "agreement", "seconds"):
         table.add_column(column, justify="left" if column == "file" else "right")
-    for label in known["timed"] or known["judged"]:
+    for label in dict.fromkeys([*known["timed"], *known["judged"]]):
         time_, judged = known["timed"].get(label, {}), known["judged"].get(label, {})
-        made = known["made"].get(label.split("@")[0], {})
+        made = known["made"].get(label) or known["made"].get(label.split("@")[0], {})
         table.add_row(
             label,
             f"{time_['ms']:.2f}" if time_.get("ms") else "",
@@ -139,7 +153,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("CONFIG", "WEIGHTS"))
     parser.add_argument("--nncf_python", default=sys.executable, help="Python of an environment with nncf")
-    parser.add_argument("--target", default="cpu")
     parser.add_argument("--images", type=int, default=128, help="calibration images")
     parser.add_argument("--test_images", type=int, help="of the test split; default all")
     parser.add_argument("--threads", type=int, default=1)

@@ -33,8 +33,8 @@ _PACKAGES = (
 """Distributions to look for; those of one tuple stand in for each other."""
 
 _INT8 = {
-    "avx512_vnni": "int8 dot products (profile cpu-vnni)",
-    "avx_vnni": "int8 dot products (profile cpu-vnni)",
+    "avx512_vnni": "int8 dot products (profiles cpu-vnni, openvino-vnni)",
+    "avx_vnni": "int8 dot products (profiles cpu-vnni, openvino-vnni)",
     "amx_int8": "int8 tiles",
     "asimddp": "int8 dot products (ARM)",
 }

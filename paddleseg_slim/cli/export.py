@@ -127,8 +127,8 @@ def _write_onnx(args: argparse.Namespace, result: ExportResult) -> None:
     from paddleseg_slim.quant.ptq import target_of
 
     target = target_of(result.layer)
-    int32_bias = target is not None and get_profile(target).bias == "int32"
-    path = add_onnx(result.folder, result.layer, opset=args.opset or 17, int32_bias=int32_bias)
+    options = get_profile(target).file_options() if target else {}
+    path = add_onnx(result.folder, result.layer, opset=args.opset or 17, **options)
     runner.log("%s%s", path, f", quantized for the target {target}" if target else "")
 
 

@@ -34,7 +34,8 @@ OPS = {
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """What is quantized, to how many bits, for which engine."""
     group = parser.add_argument_group("quantization")
-    group.add_argument("--target", metavar="NAME", help="cpu, cpu-vnni, openvino, tensorrt, generic; default by device")
+    group.add_argument("--target", metavar="NAME", help="cpu, cpu-vnni, openvino, openvino-vnni, "
+                       "tensorrt, generic; default by device")  # fmt: skip
     group.add_argument("--weight_bits", type=int, metavar="N", help="2 to 8; default: the target's")
     group.add_argument("--activation_bits", type=int, metavar="N", help="2 to 8; default: the target's")
     group.add_argument("--weight_quantize_type", default="channel_wise_abs_max", metavar="TYPE",

@@ -94,7 +94,7 @@ class Results:
         model.eval()
         save(model, self.folder / "graph")
         write_text(self.folder / "calibration_table.txt", calibration_table(model))
-        self.write_onnx(model, self.folder / "model.onnx", int32_bias=placement.profile.bias == "int32")
+        self.write_onnx(model, self.folder / "model.onnx", **placement.profile.file_options())
         # for Paddle Inference the rounding stays a part of the program: exact, at the speed and size of float
         headed = with_head(model, self.task.logits, self.output_op)
         export_inference(headed, self.folder / "model")
@@ -114,8 +114,8 @@ class Results:
             runner.log("%s", note)
         return metrics
 
-    def write_onnx(self, model: GraphLayer, path: Path, int32_bias: bool = False) -> None:
-        """Write a model with its output operation as an ONNX file."""
+    def write_onnx(self, model: GraphLayer, path: Path, **options: Any) -> None:
+        """Write a model with its output operation as an ONNX file; ``options``: `profiles.Profile.file_options`."""
         from paddleseg_slim.deploy.onnx import write_onnx
 
         model.eval()
@@ -124,8 +124,8 @@ class Results:
             path,
             output_op=self.output_op,
             logits=self.task.logits,
-            int32_bias=int32_bias,
             metadata=onnx_metadata(self._deploy()),
+            **options,
         )
 
     def _deploy(self) -> Deploy:

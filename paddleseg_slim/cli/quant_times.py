@@ -110,7 +110,7 @@ def gains_of(run: QuantRun, quantized: GraphLayer, calibration: Calibration) -> 
     with tempfile.TemporaryDirectory() as work:
         files = {"float": Path(work) / "float.onnx", "quantized": Path(work) / "quantized.onnx"}
         run.results.write_onnx(run.model, files["float"])
-        run.results.write_onnx(quantized, files["quantized"], int32_bias=placement.profile.bias == "int32")
+        run.results.write_onnx(quantized, files["quantized"], **placement.profile.file_options())
         gains = measure_gains(files, calibration.layer, placement, engine, run.threads)
     for gain in sorted(slower(gains), key=lambda item: item.gain_ms)[:5]:
         runner.log("  slower in int8: %s (%.3f ms, float %.3f ms)", gain.layer, gain.int8_ms, gain.float_ms)

@@ -26,9 +26,6 @@ ACTIVATION_ARGUMENT = {"conv2d": "input", "depthwise_conv2d": "input"}
 
 FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})
 
-LOGITS_SHARE = 0.02
-"""Layers behind which no other layer comes stay float if they have at most this share of the MACs."""
-
 LEAST_SHARE = 2e-4
 """Layers with a smaller share of the MACs (on pooled features) stay float: converting costs more than it gains."""
 
@@ -239,7 +236,7 @@ def _left_float(
     matched = {name: pattern for pattern in skip for name in _matches(pattern, names)}
     total = sum(macs.values()) or 1
     logits = [] if all_layers else _logits_layers(graph, nodes)
-    if sum(macs[name] for name in logits) > LOGITS_SHARE * total:
+    if sum(macs[name] for name in logits) > profile.logits_share * total:
         logits = []
     left: dict[str, str] = {}
     for node in nodes:

@@ -293,9 +293,11 @@ def test_wrong_input_shape_is_refused(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def _quantized(bits_range: tuple[int, int], zero: float | None, weight_axis: int | None = 0) -> GraphLayer:
+def _quantized(
+    bits_range: tuple[int, int], zero: float | None, weight_axis: int | None = 0, net: nn.Layer | None = None
+) -> GraphLayer:
     """A convolution with a quantizer at its input and its weight, scales as an observer would set them."""
-    layer = captured(nn.Conv2D(3, 8, 3, padding=1))
+    layer = captured(net or nn.Conv2D(3, 8, 3, padding=1))
     graph = layer.eval_graph
     conv = next(node for node in graph.nodes if node.op == "conv2d")
     weight = layer.tensor(conv.value("filter").name).numpy()
@@ -308,7 +310,8 @@ def _quantized(bits_range: tuple[int, int], zero: float | None, weight_axis: int
         layer.add_parameter_value(name)
     grid = {"bits": 8, "axis": None, "qmin": bits_range[0], "qmax": bits_range[1]}
     inputs = {"scale": graph.parameters["in_scale"], "zero_point": graph.parameters.get("in_zero")}
-    insert_node(graph, conv.value("input"), FAKE_QUANT, "in_quant", inputs=inputs, attrs=grid, users=[conv])
+    readers = list(graph.users(conv.value("input")))
+    insert_node(graph, conv.value("input"), FAKE_QUANT, "in_quant", inputs=inputs, attrs=grid, users=readers)
     weights = {"bits": 8, "axis": weight_axis, "qmin": -127, "qmax": 127}
     insert_node(
         graph,
@@ -346,11 +349,41 @@ def test_quantizers_become_quantize_and_dequantize(bits_range, zero, axis, kind,
     assert arrays[by_output[conv.input[1]].input[0]].data_type == onnx.TensorProto.INT8
     image = 3 * np.random.default_rng(0).standard_normal((1, 3, 9, 7)).astype(np.float32)
     expected = layer(paddle.to_tensor(image)).numpy()
+    np.testing.assert_allclose(_unoptimised(model, image), expected, atol=2e-4 if int32_bias else 2e-5)
+
+
+def _unoptimised(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
-    (output,) = session.run(None, {"image": image})
-    np.testing.assert_allclose(output, expected, atol=2e-4 if int32_bias else 2e-5)
+    return session.run(None, {"image": image})[0]
+
+
+def test_integers_around_their_middle_are_signed_ones_around_zero() -> None:
+    """The numbers do not change, so neither does a bit of the output."""
+    layer = _quantized((0, 255), 128.0, 0)
+    files = [to_onnx(layer, signed_middle=signed) for signed in (False, True)]
+    kinds = []
+    for model in files:
+        arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+        zero = arrays[next(node for node in model.graph.node if node.op_type == "QuantizeLinear").input[2]]
+        kinds.append((zero.dtype.name, int(zero)))
+    assert kinds == [("uint8", 128), ("int8", 0)]
+    image = 3 * np.random.default_rng(0).standard_normal((1, 3, 9, 7)).astype(np.float32)
+    np.testing.assert_array_equal(*(_unoptimised(model, image) for model in files))
+
+
+def test_sizes_are_read_of_integers() -> None:
+    """A Shape behind a DequantizeLinear makes OpenVINO dequantize a whole tensor for its sizes."""
+
+    halved = Of(
+        lambda s, x: F.interpolate(s.conv(x), paddle.shape(x)[2:], mode="bilinear"),
+        conv=nn.Conv2D(3, 8, 3, stride=2, padding=1),
+    )
+    model = to_onnx(_quantized((-128, 127), None, net=halved))
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    read = [makers.get(node.input[0]) for node in model.graph.node if node.op_type == "Shape"]
+    assert read and set(read) <= {"QuantizeLinear", "Conv"} and "QuantizeLinear" in read
 
 
 def test_range_without_an_integer_type_is_refused() -> None:

@@ -39,7 +39,9 @@ def test_every_target(target: str) -> None:
     grids = {site.grid for site in placement.activations()}
     assert grids == {PROFILES[target].activation_grid()}
     outputs = {site.value for site in placement.activations()}
-    assert ("fuse.2" in outputs) == ("conv2d" in PROFILES[target].quantized_output)
+    logits = "head" in placement.layers
+    assert logits == (placement.macs["head"] > PROFILES[target].logits_share * sum(placement.macs.values()))
+    assert ("fuse.2" in outputs) == (logits or "conv2d" in PROFILES[target].quantized_output)
 
 
 def test_patterns_types_and_widths() -> None:

@@ -72,10 +72,13 @@ class Builder:
         shapes: shape of every input, -1 for a dynamic axis.
         opset: version of the ONNX operator set.
         int32_bias: write the bias of a quantized convolution as int32 with its own DequantizeLinear.
+        signed_middle: write unsigned integers around their middle as signed ones around 0, the same numbers.
 
     Attributes:
         nodes: ONNX nodes so far, in order.
         initializers: constants so far, by name.
+        same_size: tensor -> one of its size that engines hold anyway, of which its sizes are read: asked for the sizes
+            of dequantized integers, OpenVINO would dequantize all of them.
     """
 
     def __init__(
@@ -85,10 +88,12 @@ class Builder:
         shapes: Sequence[Sequence[int]],
         opset: int,
         int32_bias: bool = False,
+        signed_middle: bool = False,
     ) -> None:
         self.graph = graph
         self.opset = opset
-        self.int32_bias = int32_bias
+        self.int32_bias, self.signed_middle = int32_bias, signed_middle
+        self.same_size: dict[str, str] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.cache: dict[Any, str] = {}
@@ -332,8 +337,14 @@ class Builder:
             self.cache[item] = self.shape_slice(self.ref(item.value), item.start, item.end, self.rank(item.value), node)
         return self.cache[item]
 
+    def sized(self, value: Value) -> str:
+        """Name of a tensor of the size of ``value``, for a Shape or a Size."""
+        name = self.ref(value)
+        return self.same_size.get(name, name)
+
     def shape_slice(self, tensor: str, start: int, end: int, rank: int, node: Node) -> str:
         """Add nodes that read the sizes of the axes ``start`` to ``end`` of a tensor as int64 ``[n]``."""
+        tensor = self.same_size.get(tensor, tensor)
         if self.opset >= 15:
             bounds: dict[str, Any] = {
                 key: value for key, value, full in (("start", start, 0), ("end", end, rank)) if value != full

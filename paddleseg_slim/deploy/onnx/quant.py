@@ -5,6 +5,7 @@ The node means ``(clip(round_half_even(x / scale) + zero_point, qmin, qmax) - ze
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,8 @@ _TYPES = (("uint8", 13), ("int8", 13), ("uint16", 21), ("int16", 21))
 """Integer types, narrow ones and unsigned ones first, and the opset that first quantizes to each."""
 
 
-def _integer_type(b: Builder, node: Node) -> str:
+def _integer_type(b: Builder, node: Node, low: int, high: int) -> str:
     """The narrowest ONNX integer type that holds the range of a quantizer; unsigned if it does not go below zero."""
-    low, high = int(node.attrs["qmin"]), int(node.attrs["qmax"])
     for name, opset in _TYPES:
         info = np.iinfo(name)
         if info.min <= low and high <= info.max and b.opset >= opset:
@@ -34,67 +34,90 @@ def _integer_type(b: Builder, node: Node) -> str:
     )
 
 
-def _parameters(b: Builder, node: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Scale (float32) and zero point (integer), scalars or one a channel."""
-    scale = b.array(node.value("scale"))
+@dataclass(frozen=True)
+class _Integers:
+    """What a quantizer rounds to, as the file holds it.
+
+    Attributes:
+        scale: float32, a scalar or one a channel.
+        zero: zero points in the integer type of the file, in the shape of ``scale``.
+        low: smallest integer used.
+        high: largest integer used.
+        axis: that the scales go along; None: one scale.
+    """
+
+    scale: np.ndarray
+    zero: np.ndarray
+    low: int
+    high: int
+    axis: int | None
+
+    @property
+    def fills_type(self) -> bool:
+        """Whether the integers used are all that their type has."""
+        info = np.iinfo(self.zero.dtype)
+        return (self.low, self.high) == (info.min, info.max)
+
+
+def _integers_of(b: Builder, node: Node) -> _Integers:
     point = node.inputs.get("zero_point")
-    zero = b.array(point) if isinstance(point, Value) else None
+    scale, zero = b.array(node.value("scale")), b.array(point) if isinstance(point, Value) else None
     if scale is None or (isinstance(point, Value) and zero is None):
         raise UserError(f"The scale of quantizer {node.name!r} is computed in the graph.", "Store it as a parameter.")
     scale = scale.astype(np.float32)
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise UserError(f"The scale of quantizer {node.name!r} is not above 0.", "Calibrate the model on real images.")
-    if node.attrs.get("axis") is None:
-        scale = scale.reshape(())
+    axis = node.attrs.get("axis")
+    scale = scale.reshape(()) if axis is None else scale
+    low, high = int(node.attrs["qmin"]), int(node.attrs["qmax"])
     zeros = np.zeros(scale.shape) if zero is None else np.broadcast_to(np.round(zero), scale.shape)
-    return scale, zeros.astype(_integer_type(b, node))
-
-
-def _axis(node: Node, scale: np.ndarray) -> int | None:
-    return int(node.attrs["axis"]) if scale.ndim else None
+    middle = (high + 1) // 2
+    if b.signed_middle and low == 0 and (zeros == middle).all():
+        low, high, zeros = low - middle, high - middle, zeros - middle
+    kind = _integer_type(b, node, low, high)
+    return _Integers(scale, zeros.astype(kind), low, high, axis if scale.ndim else None)
 
 
 @writes(FAKE_QUANT)
 def _fake_quant(b: Builder, node: Node) -> str:
-    scale, zero = _parameters(b, node)
-    source = node.value("x")
-    array = b.array(source)
-    axis = _axis(node, scale)
+    found = _integers_of(b, node)
+    array = b.array(node.value("x"))
     if array is not None:
-        return _constant(b, node, array, scale, zero)
-    low, high = int(node.attrs["qmin"]), int(node.attrs["qmax"])
-    info, x = np.iinfo(zero.dtype), b.ref(source)
-    if (low, high) != (info.min, info.max):
-        if scale.ndim:
+        return _constant(b, node, array, found)
+    x = b.ref(node.value("x"))
+    if not found.fills_type:
+        if found.scale.ndim:
             raise UserError(
-                f"Quantizer {node.name!r} is per channel and narrower than {zero.dtype}.",
+                f"Quantizer {node.name!r} is per channel and narrower than {found.zero.dtype}.",
                 "Quantize activations per tensor.",
             )
-        bounds = [b.scalar(float((bound - int(zero)) * scale)) for bound in (low, high)]
+        bounds = [b.scalar(float((bound - int(found.zero)) * found.scale)) for bound in (found.low, found.high)]
         x = b.op("Clip", [x, *bounds], node)
-    constants = _stored(b, node, scale, zero)
-    integers = b.op("QuantizeLinear", [x, *constants], node, axis=axis)
-    return b.op("DequantizeLinear", [integers, *constants], node, last=True, axis=axis)
+    constants = _stored(b, node, found)
+    integers = b.op("QuantizeLinear", [x, *constants], node, axis=found.axis)
+    result = b.op("DequantizeLinear", [integers, *constants], node, last=True, axis=found.axis)
+    b.same_size[result] = integers
+    return result
 
 
-def _constant(b: Builder, node: Node, array: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> str:
-    axis = _axis(node, scale)
+def _constant(b: Builder, node: Node, array: np.ndarray, found: _Integers) -> str:
     spread = [1] * array.ndim
-    if axis is not None:
-        spread[axis] = -1
-    steps = np.round(array.astype(np.float32) / scale.reshape(spread)) + zero.reshape(spread).astype(np.float32)
-    integers = np.clip(steps, int(node.attrs["qmin"]), int(node.attrs["qmax"])).astype(zero.dtype)
-    inputs = [b.constant(integers, b.unique(f"{node.value('x').name}.int")), *_stored(b, node, scale, zero)]
-    return b.op("DequantizeLinear", inputs, node, last=True, axis=axis)
+    if found.axis is not None:
+        spread[found.axis] = -1
+    scale, zero = (item.reshape(spread).astype(np.float32) for item in (found.scale, found.zero))
+    steps = np.round(array.astype(np.float32) / scale) + zero
+    integers = np.clip(steps, found.low, found.high).astype(found.zero.dtype)
+    inputs = [b.constant(integers, b.unique(f"{node.value('x').name}.int")), *_stored(b, node, found)]
+    return b.op("DequantizeLinear", inputs, node, last=True, axis=found.axis)
 
 
-def _stored(b: Builder, node: Node, scale: np.ndarray, zero: np.ndarray) -> list[str]:
+def _stored(b: Builder, node: Node, found: _Integers) -> list[str]:
     """Names of the constants of a scale and its zero point, written once for all quantizers that share them."""
-    source = node.value("scale").name
-    key = ("quantizer", source, zero.dtype.name, scale.shape, zero.tobytes())
+    source, zero = node.value("scale").name, found.zero
+    key = ("quantizer", source, zero.dtype.name, zero.shape, zero.tobytes())
     if key not in b.cache:
         b.cache[key] = b.unique(f"{source}.float32")
-        b.constant(scale, b.cache[key])
+        b.constant(found.scale, b.cache[key])
         b.constant(zero, b.cache[key] + ".zero")
     return [b.cache[key], b.cache[key] + ".zero"]
 
@@ -120,7 +143,7 @@ def quantized_bias(b: Builder, node: Node, x: Value, filters: Value, bias: np.nd
     if not all(value.producer is not None and value.producer.op == FAKE_QUANT for value in (x, filters)):
         return None
     producers: list[Any] = [x.producer, filters.producer]
-    scale_x, scale_w = (_parameters(b, producer)[0] for producer in producers)
+    scale_x, scale_w = (_integers_of(b, producer).scale for producer in producers)
     scale = np.broadcast_to(scale_x * scale_w, bias.shape).astype(np.float32)
     limit = np.iinfo(np.int32)
     integers = np.clip(np.round(bias.astype(np.float64) / scale), limit.min, limit.max).astype(np.int32)

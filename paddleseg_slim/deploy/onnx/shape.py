@@ -20,13 +20,13 @@ def _positive(axis: int, rank: int) -> int:
 def _shape(b: Builder, node: Node) -> str:
     source = node.input_values()[0]
     if node.out.dtype == "int64":
-        return b.op("Shape", [b.ref(source)], node, last=True)
-    return b.op("Cast", [b.op("Shape", [b.ref(source)], node)], node, last=True, to=DTYPES[node.out.dtype])
+        return b.op("Shape", [b.sized(source)], node, last=True)
+    return b.op("Cast", [b.op("Shape", [b.sized(source)], node)], node, last=True, to=DTYPES[node.out.dtype])
 
 
 @writes("numel")
 def _numel(b: Builder, node: Node) -> str:
-    return b.op("Size", [b.ref(node.input_values()[0])], node, last=True)
+    return b.op("Size", [b.sized(node.input_values()[0])], node, last=True)
 
 
 @writes("reshape")

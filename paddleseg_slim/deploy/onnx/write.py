@@ -36,6 +36,7 @@ def write_onnx(
     logits: Callable[[Any], Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     int32_bias: bool = False,
+    signed_middle: bool = False,
 ) -> None:
     """Write a model in evaluation as an ONNX file.
 
@@ -52,6 +53,8 @@ def write_onnx(
             alone: with ``none`` and no ``logits``, all outputs are kept.
         metadata: written into the file as strings; what is no string as JSON.
         int32_bias: write biases of quantized convolutions as int32 (older engines fuse only those).
+        signed_middle: write uint8 activations with the zero point 128 as int8 with 0: the same numbers, and OpenVINO
+            spares the correction for a zero point.
 
     Raises:
         UserError: an op has no function (it is named with its node), or needs a fixed input shape or another opset.
@@ -63,7 +66,9 @@ def write_onnx(
     if input_shape is not None:
         shapes[0] = _fixed(graph.inputs[0], tuple(input_shape))
     tensors = {name: layer.tensor(name).numpy() for name in graph.parameters}
-    model = graph_to_onnx(graph, tensors, shapes, opset=opset, int32_bias=int32_bias, metadata=metadata)
+    model = graph_to_onnx(
+        graph, tensors, shapes, opset=opset, int32_bias=int32_bias, signed_middle=signed_middle, metadata=metadata
+    )
     with atomic_file(path) as temporary:
         onnx.save(model, str(temporary))
 
@@ -85,6 +90,7 @@ def graph_to_onnx(
     *,
     opset: int = 17,
     int32_bias: bool = False,
+    signed_middle: bool = False,
     metadata: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> onnx.ModelProto:
@@ -96,6 +102,7 @@ def graph_to_onnx(
         shapes: of every input; default: their own.
         opset: see `write_onnx`.
         int32_bias: see `write_onnx`.
+        signed_middle: see `write_onnx`.
         metadata: see `write_onnx`.
         check: run the ONNX checker with strict shape inference.
 
@@ -105,7 +112,7 @@ def graph_to_onnx(
     if opset not in OPSETS:
         raise UserError(f"opset is {opset}.", f"Give one from {OPSETS.start} to {OPSETS.stop - 1}; 17 suits most.")
     shapes = [tuple(value.shape) for value in graph.inputs] if shapes is None else shapes
-    builder = Builder(graph, tensors, shapes, opset, int32_bias)
+    builder = Builder(graph, tensors, shapes, opset, int32_bias, signed_middle)
     outputs = list(dict.fromkeys(graph.output_values()))
     hosts = host_nodes(graph)
     needed = graph.ancestors(outputs)
