@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from paddleseg_slim.tasks.base import Batch, Forward, Metrics, Task
 from paddleseg_slim.train import checkpoint as ckpt
 from paddleseg_slim.train import ranks
 from paddleseg_slim.train.ema import WeightAverage
-from paddleseg_slim.train.evaluate import evaluate, model_forward
+from paddleseg_slim.train.evaluate import model_forward
 from paddleseg_slim.train.hooks import Hook
 from paddleseg_slim.train.logging import Logger, Loggers
-from paddleseg_slim.train.progress import LINE_EVERY_SECONDS, Progress, eta_text
+from paddleseg_slim.train.progress import Progress, eta_text
+from paddleseg_slim.train.validation import Validation
+from paddleseg_slim.train.window import Window
 from paddleseg_slim.version import __version__
 
 _LOG = logging.getLogger(__name__)
@@ -145,7 +147,7 @@ def train(
     loop = _Loop(model, task, optimizer, settings, task.train_dataset() if dataset is None else dataset)
     loop.hooks, loop.logger = list(hooks), logger or Loggers()
     loop.config, loop.fingerprint = config or {}, fingerprint
-    loop.forward_of = forward_of
+    loop.validation = Validation(task, settings, loop.logger, forward_of)
     if resume is not None:
         loop.resume(resume)
     return loop.run()
@@ -171,15 +173,13 @@ class _Loop:
         self.logger: Logger = Loggers()
         self.config: dict[str, Any] = {}
         self.fingerprint = ""
-        self.forward_of: Callable[[paddle.nn.Layer], Forward] = model_forward
+        self.validation = Validation(task, settings, self.logger)
         self.ema = WeightAverage(model) if settings.use_ema else None
         self.mixed = settings.precision == "fp16"
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024) if self.mixed else None
-        self.best: dict[str, Any] = {}
-        self.metrics: Metrics | None = None
         self.folder = settings.save_dir
         self.saved: Path | None = None
-        self._window = _Window()
+        self._window = Window()
         self._finite = 0
 
     def resume(self, resume: ckpt.Checkpoint) -> None:
@@ -187,7 +187,7 @@ class _Loop:
         ckpt.restore(resume, self.model, self.optimizer)
         self.start, self.folder, self.saved = resume.iter, resume.folder, resume.folder
         if resume.manifest is not None:
-            self.best = dict(resume.manifest.best)
+            self.validation.best = dict(resume.manifest.best)
         if self.ema is not None:
             self.ema.load(ckpt.read_extra(resume, "ema_model.pdparams"))
         if self.scaler is not None:
@@ -219,7 +219,8 @@ class _Loop:
                     if self._stop_early():
                         break
                     self._window.pause()
-        return TrainResult(step, self.metrics, self.best, self.folder, time.monotonic() - began, self.rank == 0)
+        found = self.validation
+        return TrainResult(step, found.metrics, found.best, self.folder, time.monotonic() - began, self.rank == 0)
 
     def _network(self) -> Any:
         """The model, in data-parallel form with several ranks."""
@@ -338,10 +339,11 @@ class _Loop:
             threads=self.settings.threads,
             versions=versions(),
         )
-        improved = self._evaluate(step) if self.settings.do_eval else {}
+        improved = self.validation.run(self.model, self.ema, step) if self.settings.do_eval else {}
         if self.rank != 0:
             return
-        manifest.metrics, manifest.best = dict(self.metrics.values) if self.metrics else {}, dict(self.best)
+        metrics = self.validation.metrics
+        manifest.metrics, manifest.best = dict(metrics.values) if metrics else {}, dict(self.validation.best)
         run = self.settings.save_dir
         for name, (file, state) in improved.items():  # first, so that a kill between the two repeats this interval
             ckpt.write_best(run, name, file, state(), manifest)
@@ -362,104 +364,12 @@ class _Loop:
         for hook in self.hooks:
             hook.on_save(folder)
 
-    def _evaluate(self, step: int) -> dict[str, tuple[str, Callable[[], dict[str, Any]]]]:
-        """Evaluate the model (and its average); return what to write as best: folder -> (file, state)."""
-        improved: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {}
-        self.metrics = self._measure(step, "Evaluate/", "")
-        if self._better(self.best, self.metrics.score, step):
-            self.best["metrics"] = asdict(self.metrics)
-            improved["best_model"] = ("model.pdparams", lambda: ckpt.state_to_save(self.model))
-        self._say_best("The model", self.best)
-        if self.ema is not None:
-            with self.ema.applied():
-                score = self._measure(step, "Evaluate/Ema_", "EMA ").score
-            record = self.best.setdefault("ema", {})
-            if self._better(record, score, step):
-                improved["ema_best_model"] = ("ema_model.pdparams", self.ema.state_dict)
-            self._say_best("The EMA model", record)
-        return improved
-
-    def _measure(self, step: int, prefix: str, title: str) -> Metrics:
-        settings = self.settings
-        mixed = self.mixed
-        forward = model_forward(self.model, autocast=settings.amp_level) if mixed else self.forward_of(self.model)
-        metrics = evaluate(
-            forward,
-            self.task,
-            batch_size=settings.eval_batch_size,
-            settings=settings.test_config,
-            title=f"Evaluating {title}at iter {step}",
-        )
-        if self.rank == 0:
-            _LOG.info("[EVAL] %s%s", title, metrics.line())
-            self.logger.scalars({prefix + name: value for name, value in metrics.values.items()}, step)
-            if not title and self.logger.wants_pictures:
-                for tag, picture in self.task.pictures(forward, 4).items():
-                    self.logger.image(tag, picture, step)
-        return metrics
-
-    @staticmethod
-    def _better(record: dict[str, Any], score: float, step: int) -> bool:
-        better = score > record.get("score", -math.inf)
-        record["intervals"] = 0 if better else record.get("intervals", 0) + 1
-        if better:
-            record.update(score=score, iter=step)
-        return better
-
-    def _say_best(self, who: str, record: dict[str, Any]) -> None:
-        if self.rank == 0:
-            _LOG.info(
-                "[EVAL] %s with the best validation %s (%.4f) was saved at iter %d.",
-                *(who, self.task.primary, record["score"], record["iter"]),
-            )
-
     def _stop_early(self) -> bool:
         patience = self.settings.early_stop_intervals
-        if patience is None or self.best.get("intervals", 0) < patience:
+        if patience is None or self.validation.best.get("intervals", 0) < patience:
             return False
         _LOG.info("Early stop: no better result in %d evaluations.", patience)
         return True
-
-
-class _Window:
-    """Sums over the steps since the last log line; losses stay on the device until they are asked for."""
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        self.reading = 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew."""
-        self.count, self.reading, self._paused = 0, 0.0, 0.0
-        self._sums: dict[str, Any] = {}
-        self._began = self._last = time.monotonic()
-
-    def pause(self) -> None:
-        """Do not count the time since the last step: it went into an evaluation and a checkpoint."""
-        now = time.monotonic()
-        self._paused += now - self._last
-        self._last = now
-
-    def add(self, losses: dict[str, Any], rate: float) -> None:
-        """Add a step."""
-        for name, value in losses.items():
-            value = value.detach().astype("float32")
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self.rate, self.count, self._last = rate, self.count + 1, time.monotonic()
-
-    def due(self, step: int, every: int) -> bool:
-        """Whether a line is due: every ``every`` steps, and at least every 30 seconds."""
-        return step % every == 0 or time.monotonic() - self._began - self._paused >= LINE_EVERY_SECONDS
-
-    def averages(self) -> dict[str, float]:
-        """Average losses by name."""
-        return {name: float(value) / self.count for name, value in self._sums.items()}
-
-    def costs(self) -> tuple[float, float]:
-        """Average seconds of a step, and of waiting for its data."""
-        spent = time.monotonic() - self._began - self._paused
-        return spent / max(1, self.count), self.reading / max(1, self.count)
 
 
 def versions() -> dict[str, str]:
