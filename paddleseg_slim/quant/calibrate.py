@@ -48,7 +48,6 @@ class Calibration:
         placement: where quantizers go.
         statistics: of each activation site, by value name.
         means: mean of each channel of the input of each quantized layer, by layer name.
-        channel_highs: largest value of each channel of that input.
         images: how many images were seen.
     """
 
@@ -56,7 +55,6 @@ class Calibration:
     placement: Placement
     statistics: dict[str, Statistics]
     means: dict[str, np.ndarray] = field(default_factory=dict)
-    channel_highs: dict[str, np.ndarray] = field(default_factory=dict)
     images: int = 0
 
     def scales(self, choice: Choice) -> dict[str, Scale]:
@@ -161,7 +159,7 @@ def calibrate(
         found = {**feeds, **runner({value.name: feeds[value.name] for value in part.inputs})}
         for name, seen in result.statistics.items():
             seen.update(found[name])
-        _add_channels(result, sums, found, graph, inputs, len(batch))
+        _add_channels(sums, found, graph, inputs, len(batch))
         result.images += len(batch)
     _check(result, graph.inputs[0].name)
     result.means = {name: total / result.images for name, total in sums.items()}
@@ -169,25 +167,22 @@ def calibrate(
 
 
 def _add_channels(
-    result: Calibration,
     sums: dict[str, np.ndarray],
     found: Mapping[str, np.ndarray],
     graph: Graph,
     inputs: Mapping[str, str],
     count: int,
 ) -> None:
-    cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    """Add the channel means of a batch, times its images, for every layer."""
+    cache: dict[str, np.ndarray] = {}
     for name, value in inputs.items():
-        node = graph.node(name)
-        key = f"{value}|{'conv' in node.op}"
+        convolves = "conv" in graph.node(name).op
+        key = f"{value}|{convolves}"
         if key not in cache:
             array = found[value]
-            axes = (0, *range(2, array.ndim)) if "conv" in node.op else tuple(range(array.ndim - 1))
-            cache[key] = array.mean(axis=axes) * count, array.max(axis=axes)
-        mean, high = cache[key]
-        sums[name] = sums[name] + mean if name in sums else mean
-        known = result.channel_highs.get(name)
-        result.channel_highs[name] = high if known is None else np.maximum(known, high)
+            axes = (0, *range(2, array.ndim)) if convolves else tuple(range(array.ndim - 1))
+            cache[key] = array.mean(axis=axes) * count
+        sums[name] = sums[name] + cache[key] if name in sums else cache[key]
 
 
 def _check(result: Calibration, input_name: str) -> None:
