@@ -1,7 +1,8 @@
 """Quantization after training beside NNCF and ONNX Runtime's own: same float ONNX, images, engines.
 
-Ours is made for the engine's own target (`OURS`). For each model: latency in one interleaved run an engine, metric on the test split, error of the logits against the
-float file, share of equal classes, and the seconds that the quantization took, images in memory to file written.
+Ours is made for the engine's own target (`OURS`). For each model: latency in one interleaved run an engine, metric on
+the test split, error of the logits against the float file, share of equal classes, and the seconds that the
+quantization took, images in memory to file written.
 NNCF needs an environment of its own (``pip install nncf onnxruntime``), whose Python is given:
 
     python benchmarks/peers/ptq_peers.py --model CONFIG WEIGHTS --nncf_python VENV/bin/python

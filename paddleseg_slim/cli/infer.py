@@ -222,7 +222,7 @@ def _video(predictor: Predictor, args: argparse.Namespace, source: Path, folder:
 
 def _print_model(predictor: Predictor) -> None:
     info = predictor.runtime.describe()
-    runner.log("%s %s on %s, %s", info.engine, info.version, info.device, info.precision)
+    runner.log("%s %s on %s, %s", info.engine, info.version, info.device, info.computes_in)
     for kind, specs in (("input", predictor.runtime.inputs), ("output", predictor.runtime.outputs)):
         for spec in specs:
             runner.log("%s %s: %s %s", kind, spec.name, spec.dtype, list(spec.shape))
@@ -244,5 +244,5 @@ def _print_benchmark(predictor: Predictor, args: argparse.Namespace) -> None:
     name = args.model_name or Path(args.config).resolve().parent.name
     runner.log(
         "%s, %s %s, %s, %s, batch %d: %s a picture (medians)",
-        *(name, info.engine, info.version, info.device, info.precision, args.batch_size, text),
+        *(name, info.engine, info.version, info.device, info.computes_in, args.batch_size, text),
     )

@@ -103,7 +103,7 @@ class Latency:
             input_shape=tuple(settings.input_shape),
             median_ms=row.median_ms,
             p90_ms=row.p90_ms,
-            precision="int8" if (row.info.get("convolutions") or {}).get("int8") else row.precision,
+            precision=row.precision,
             speedup=speedup,
             ci_low=low,
             ci_high=high,

@@ -59,6 +59,7 @@ def test_describe_counts_convolutions_by_precision(files, engine: str) -> None:
     assert quantized.fallbacks == 3 - in_int8
     assert in_int8 >= 2  # ONNX Runtime leaves the last one, whose output is not quantized, in float
     assert quantized.to_dict()["convolutions"] == quantized.conv_precisions
+    assert (plain.computes_in, quantized.computes_in, quantized.precision) == ("fp32", "int8", "fp32")
 
 
 def test_openvino_is_fp32_unless_asked(files, reference) -> None:

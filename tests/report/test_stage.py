@@ -98,7 +98,7 @@ def test_latency_of_a_benchmark_row():
     row = SimpleNamespace(
         engine="onnxruntime",
         device="cpu",
-        precision="fp32",
+        precision="int8",
         median_ms=2.0,
         p90_ms=3.0,
         info={"convolutions": {"int8": 3, "fp32": 1}},

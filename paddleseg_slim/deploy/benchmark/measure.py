@@ -283,7 +283,7 @@ def _row(process: _Process, settings: Settings) -> Row:
     quarter, three_quarters, p90 = np.quantile(wall, [0.25, 0.75, 0.9])
     return Row(
         **common,
-        precision=facts["info"]["precision"],
+        precision=facts["info"]["computes_in"],
         median_ms=median,
         p90_ms=float(p90),
         spread=float((three_quarters - quarter) / median),

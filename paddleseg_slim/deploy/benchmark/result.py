@@ -48,7 +48,7 @@ class Row:
         name: model name.
         engine: engine name.
         device: ``cpu`` or ``gpu``.
-        precision: floating-point precision in force.
+        precision: ``int8`` if any convolution runs in integers, else the floating-point precision in force.
         path: the model file.
         file_bytes: size of the file and what belongs to it.
         median_ms: median wall time.

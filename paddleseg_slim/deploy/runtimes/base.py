@@ -135,6 +135,11 @@ class RuntimeInfo:
         return counts
 
     @property
+    def computes_in(self) -> str:
+        """``int8`` if the engine runs convolutions in integers, else the floating-point precision in force."""
+        return "int8" if self.conv_precisions.get("int8") else self.precision
+
+    @property
     def fallbacks(self) -> int | None:
         """Convolutions quantized in the file that the engine does not run in int8; None where it cannot be told."""
         if self.quantized_convs is None or not self.nodes:
@@ -148,6 +153,7 @@ class RuntimeInfo:
         data["notes"] = list(self.notes)
         data["convolutions"] = self.conv_precisions
         data["fallbacks"] = self.fallbacks
+        data["computes_in"] = self.computes_in
         return data
 
 
