@@ -7,6 +7,7 @@ which ops pass the integers of their input on, and what must be left out because
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from paddleseg_slim.errors import UserError, nearest
 from paddleseg_slim.quant.node import Grid, symmetric, unsigned
@@ -83,7 +84,7 @@ class Profile:
         top = 2 ** (self.activation_bits - 1)
         return Grid(self.activation_bits, -top, top - 1)
 
-    def file_options(self) -> dict[str, bool]:
+    def file_options(self) -> dict[str, Any]:
         """Options of the ONNX writer (`deploy.onnx.write_onnx`) for a file of this target."""
         return {"int32_bias": self.bias == "int32", "signed_middle": self.signed_middle}
 

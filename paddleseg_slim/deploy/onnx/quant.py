@@ -112,14 +112,14 @@ def _constant(b: Builder, node: Node, array: np.ndarray, found: _Integers) -> st
 
 
 def _stored(b: Builder, node: Node, found: _Integers) -> list[str]:
-    """Names of the constants of a scale and its zero point, written once for all quantizers that share them."""
+    """Names of the constants of a scale and its zero point; scales that are shared and equal zero points once."""
     source, zero = node.value("scale").name, found.zero
-    key = ("quantizer", source, zero.dtype.name, zero.shape, zero.tobytes())
-    if key not in b.cache:
-        b.cache[key] = b.unique(f"{source}.float32")
-        b.constant(found.scale, b.cache[key])
-        b.constant(zero, b.cache[key] + ".zero")
-    return [b.cache[key], b.cache[key] + ".zero"]
+    scales, zeros = ("scale", source), ("zero", zero.dtype.name, zero.shape, zero.tobytes())
+    if scales not in b.cache:
+        b.cache[scales] = b.constant(found.scale, b.unique(f"{source}.float32"))
+    if zeros not in b.cache:
+        b.cache[zeros] = b.constant(zero, b.unique(f"{source}.zero"))
+    return [b.cache[scales], b.cache[zeros]]
 
 
 @writes("slim.log2_quant")
@@ -150,6 +150,5 @@ def quantized_bias(b: Builder, node: Node, x: Value, filters: Value, bias: np.nd
     inputs = [
         b.constant(integers, b.unique(f"{node.name}.bias.int")),
         b.constant(scale, b.unique(f"{node.name}.bias.scale")),
-        b.constant(np.zeros(bias.shape, np.int32), b.unique(f"{node.name}.bias.zero")),
     ]
     return b.op("DequantizeLinear", inputs, node, axis=0)
