@@ -72,6 +72,7 @@ def rows_of(reference: Reference, args: argparse.Namespace, folder: Path) -> lis
                 "drop_high": drop.high,
                 "output_error": output_error(base, outcome),
                 "agreement_with_float": agreement(base, outcome),
+                "agreement_with_memory": agreement(reference.run_in_memory(layer, args.memory_images), outcome),
                 "integer_convolutions": info.conv_precisions.get("int8", 0),
                 "convolutions": sum(info.conv_precisions.values()),
                 "bytes_share": path.stat().st_size / (folder / "float.onnx").stat().st_size,
@@ -84,8 +85,10 @@ def rows_of(reference: Reference, args: argparse.Namespace, folder: Path) -> lis
 def table_of(name: str, rows: list[dict[str, Any]]) -> Table:
     """The rows of one model for a terminal."""
     table = Table(title=name, title_justify="left")
-    for column in ("variant", "score", "drop", "95 % interval", "output error", "int8 MACs", "int8 convs", "file", "s"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
+    table.add_column("variant")
+    numbers = ("score", "drop", "95 % interval", "output error", "as in memory", "int8 MACs", "int8 convs", "file", "s")
+    for column in numbers:
+        table.add_column(column, justify="right")
     for row in rows:
         if "drop" not in row:
             table.add_row(row["variant"], f"{row['score']:.2f}")
@@ -96,6 +99,7 @@ def table_of(name: str, rows: list[dict[str, Any]]) -> Table:
             f"{row['drop']:+.2f}",
             f"[{row['drop_low']:+.2f}, {row['drop_high']:+.2f}]",
             f"{row['output_error']:.4f}",
+            f"{row['agreement_with_memory']:.2%}",
             f"{row['macs_share']:.1%}",
             f"{row['integer_convolutions']} of {row['convolutions']}",
             f"{row['bytes_share']:.2f}x",
@@ -113,6 +117,7 @@ def main() -> None:
     parser.add_argument("--reconstruction_images", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=60, help="for one reconstruction")
     parser.add_argument("--test_images", type=int, help="of the test split; default all")
+    parser.add_argument("--memory_images", type=int, default=64, help="to compare file and model in memory on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", default="output/ptq_accuracy.json")
     args = parser.parse_args()
