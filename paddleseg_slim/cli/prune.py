@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --save_dir, wherever it stopped")
     _add_goal(parser)
     _add_sensitivity(parser)
+    _add_reconstruction(parser)
     _add_retraining(parser)
     evaluation.add_engine(parser)
     parser.add_argument("--no_bench", action="store_true", help="measure no latency")
@@ -62,6 +63,16 @@ def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sensitivity_file", metavar="FILE", help="curves of another run, or PaddleSlim's sen.pickle")
 
 
+def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("reconstruction")
+    group.add_argument(
+        "--no_reconstruct", action="store_true", help="leave the layers behind removed channels as they were"
+    )
+    group.add_argument(
+        "--reconstruct_images", type=int, default=64, metavar="N", help="of the training list; default 64"
+    )
+
+
 def _add_retraining(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("retraining")
     group.add_argument("--no_distill", action="store_true", help="without distillation from the unpruned model")
@@ -75,7 +86,8 @@ def _add_retraining(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prune; see `add_arguments`."""
     goal = goal_of(args)
-    arguments.at_least(args, retraining_iters=0, sparse_iters=0, sensitivity_images=1, batch_size=1, num_workers=0)
+    least = {"retraining_iters": 0, "sparse_iters": 0, "sensitivity_images": 1, "reconstruct_images": 1}
+    arguments.at_least(args, **least, batch_size=1, num_workers=0)
     if not args.model_path and not args.from_scratch:
         raise UserError("No --model_path is given.", "Give trained weights (--from_scratch prunes random ones).")
     session = setup.start(args)

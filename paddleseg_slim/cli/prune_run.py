@@ -15,7 +15,7 @@ import paddle
 
 from paddleseg_slim.cli import prune_hooks, runner, training
 from paddleseg_slim.cli.prune_result import Results
-from paddleseg_slim.cli.prune_steps import Analysis, refuse_quantized
+from paddleseg_slim.cli.prune_steps import Analysis, reconstruct_layers, refuse_quantized
 from paddleseg_slim.cli.setup import Session, load_model, precision
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.self_distillation import SelfDistillation
@@ -162,6 +162,8 @@ class Run:
         runner.log("Parameters: %d before, %d after.", *pruned.params)
         for name, (before, after) in pruned.widths.items():
             runner.log("  %s: %d -> %d", name, before, after)
+        if pruned.widths and not (self.args.no_reconstruct or self.args.from_scratch):
+            reconstruct_layers(self.args, self.task, pruned.model, self.dense)
         self.results.pruned(pruned)
         if self.main:
             save(pruned.model, path)

@@ -49,6 +49,7 @@ def test_log_lines_are_those_of_the_tutorial(finished: tuple[Path, str]) -> None
         "Step 2/3: Start to prune the model, the ratio of pruning is 0.3...",
         "Step 3/3: Start retraining the model.",
         "FLOPs: asked 30.00 % removed, achieved",
+        "layers were refitted on 8 images",
     ):
         assert line in finished[1]
 

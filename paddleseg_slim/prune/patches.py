@@ -1,0 +1,125 @@
+"""What a convolution or linear layer sums over, as rows of a matrix, at some of its positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paddleseg_slim.graph import Graph, Node
+
+_SAMPLES = 4096
+"""Positions looked at of a layer, or more where it has more inputs."""
+
+_EACH = 8
+"""Positions looked at for each input of an output channel."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How a layer reads.
+
+    Attributes:
+        node: the layer.
+        argument: its input.
+        weight: name of its weight.
+        made_axis: axis of the weight that counts the outputs.
+        shape: of the weight.
+    """
+
+    node: Node
+    argument: str
+    weight: str
+    made_axis: int
+    shape: tuple[int, ...]
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution."""
+        return int(self.node.attrs.get("groups") or 1) if self.is_conv else 1
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether it is a convolution."""
+        return self.argument == "input"
+
+    def matrices(self, weight: np.ndarray) -> np.ndarray:
+        """The weight as ``[groups, fan in, outputs of a group]``."""
+        if self.is_conv:
+            return weight.reshape(self.groups, len(weight) // self.groups, -1).transpose(0, 2, 1)
+        return weight[None] if self.made_axis == 1 else weight.T[None]
+
+    def weights(self, matrices: np.ndarray, dtype: Any) -> np.ndarray:
+        """The inverse of `matrices`."""
+        if self.is_conv:
+            return matrices.transpose(0, 2, 1).reshape(self.shape).astype(dtype)
+        return (matrices[0] if self.made_axis == 1 else matrices[0].T).astype(dtype)
+
+    def sample(
+        self, x: np.ndarray, y: np.ndarray, stay: Any, random: np.random.Generator, images: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs ``[groups, P, fan in]`` and outputs ``[groups, P, outputs]`` at some positions of a batch.
+
+        Args:
+            x: input of the layer.
+            y: its output in the dense model.
+            stay: index of the outputs that it still makes.
+            random: chooses the positions.
+            images: in all batches together.
+        """
+        fan_in = int(np.prod(self.shape)) // self.shape[self.made_axis]
+        share = len(x) / images
+        count = int(np.ceil(max(_SAMPLES, _EACH * fan_in) * share))
+        if not self.is_conv:
+            pick = _some(x.size // x.shape[-1], count, random)
+            return x.reshape(-1, x.shape[-1])[pick][None], y.reshape(-1, y.shape[-1])[pick][:, stay][None]
+        windows = _windows(x, self.node, self.shape[2:]).transpose(0, 2, 3, 1, 4, 5)
+        places = windows.shape[:3]
+        at = np.unravel_index(_some(int(np.prod(places)), count, random), places)
+        rows = windows[at].reshape(len(at[0]), self.groups, -1)
+        wanted = y.transpose(0, 2, 3, 1)[at][:, stay].reshape(len(at[0]), self.groups, -1)
+        return rows.transpose(1, 0, 2), wanted.transpose(1, 0, 2)
+
+
+def _some(total: int, count: int, random: np.random.Generator) -> np.ndarray:
+    return np.arange(total) if total <= count else random.choice(total, count, replace=False)
+
+
+def patches_of(node: Node, graph: Graph) -> Patches | None:
+    """How ``node`` reads; None when it is no layer with a weight of its own, or has another layout of channels."""
+    if node.op == "conv2d":
+        name = graph.parameter_name(node.value("filter"))
+        if name is None or node.attrs.get("data_format", "NCHW") not in ("NCHW", "AnyLayout"):
+            return None
+        return Patches(node, "input", name, 0, tuple(node.value("filter").shape))
+    weight = node.value("y")
+    name = graph.parameter_name(weight)
+    if name is None or len(weight.shape) != 2 or node.attrs.get("transpose_x"):
+        return None
+    return Patches(node, "x", name, 0 if node.attrs.get("transpose_y") else 1, tuple(weight.shape))
+
+
+def _windows(x: np.ndarray, node: Node, kernel: tuple[int, ...]) -> np.ndarray:
+    """What the kernel covers at each output position, a view ``[N, C, H, W, kh, kw]``."""
+    same = node.attrs.get("padding_algorithm") == "SAME"
+    strides = [int(s) for s in node.attrs["strides"]]
+    dilations = [1, 1] if same else [int(d) for d in node.attrs.get("dilations") or (1, 1)]
+    pads = [_padding(node, i, x.shape[2 + i], kernel[i]) for i in range(2)]
+    x = np.pad(x, ((0, 0), (0, 0), *pads))
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations))
+    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
+    return view[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+
+
+def _padding(node: Node, axis: int, size: int, kernel: int) -> tuple[int, int]:
+    """Zeros before and behind one axis of positions."""
+    how = node.attrs.get("padding_algorithm", "EXPLICIT")
+    if how == "SAME":
+        stride = int(node.attrs["strides"][axis])
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return total // 2, total - total // 2
+    if how == "VALID":
+        return 0, 0
+    paddings = [int(p) for p in node.attrs["paddings"]]
+    return (paddings[axis], paddings[axis]) if len(paddings) == 2 else (paddings[2 * axis], paddings[2 * axis + 1])

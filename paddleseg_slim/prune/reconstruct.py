@@ -1,0 +1,232 @@
+"""Let the layers behind removed channels make up for them: least squares on a few images, no labels, no gradients.
+
+Going through the pruned graph in order, each convolution and linear layer that reads something else than before gets
+the weights with which it comes nearest to what it computed in the dense model (He et al., 2017, Channel Pruning for
+Accelerating Very Deep Neural Networks, section 3.2; Luo et al., 2017, ThiNet). What it reads is computed by the layers
+already refitted, so that it makes up for their errors as well. A batch normalisation behind it moves its statistics as
+far as those of its input moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddleseg_slim.graph import Graph, GraphLayer, Node, Value, extract, fix_size
+from paddleseg_slim.graph.run import Plan
+from paddleseg_slim.prune.least_squares import Moments, fit
+from paddleseg_slim.prune.patches import patches_of
+
+IMAGES = 64
+"""Images looked at by default."""
+
+_MOST_BYTES = 1 << 30
+"""Of activations of both models together; fewer images are looked at when they would need more."""
+
+_BATCH = 8
+_ALIVE = 8
+"""How many of the largest activations are taken to be alive at a time, both models together."""
+
+_SAME = 1e-6
+"""Relative mean square error up to which an output is the dense model's."""
+
+
+_FLOOR = 1e-2
+"""Variances below this part of the stored one are noise: a channel that hardly moves on these images."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What was done to one layer.
+
+    Attributes:
+        node: its name.
+        before, after: mean square error of its output against the dense model's, on images left out of the fit, as a
+            part of the variance of that output.
+        ridge: the pull chosen; infinity when the weights stay.
+    """
+
+    node: str
+    before: float
+    after: float
+    ridge: float
+
+
+class _Side:
+    """One model run up to one value after the other, on all images."""
+
+    def __init__(self, model: GraphLayer, batches: Sequence[np.ndarray]) -> None:
+        self.model = model
+        self.graph = fix_size(model.eval_graph, [batches[0].shape])
+        self._values: dict[Value, list[Any]] = {self.graph.inputs[0]: [paddle.to_tensor(batch) for batch in batches]}
+
+    def value(self, value: Value) -> list[Any]:
+        """Tensors of ``value``, one a batch, by the weights that the model has now."""
+        if value not in self._values:
+            part = extract(self.graph, self._values, [value])
+            plan = Plan(part, part.output_values())
+            table = {name: self.model.tensor(name) for _, name in plan.parameters}
+            parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]
+            given = [self._values[self.graph.value(v.name)] for v in part.inputs]
+            with paddle.no_grad():
+                self._values[value] = [plan.run(list(items), parameters)[0] for items in zip(*given)]
+        return self._values[value]
+
+    def forget(self, coming: Sequence[Value]) -> None:
+        """Free what none of the ``coming`` values is computed from."""
+        read = set(coming)
+        for node in self.graph.ancestors(coming, self._values):
+            read.update(node.input_values())
+        self._values = {value: tensors for value, tensors in self._values.items() if value in read}
+
+
+def reconstruct(
+    model: GraphLayer,
+    dense: GraphLayer,
+    images: Sequence[np.ndarray],
+    kept: Mapping[str, Mapping[str, Sequence[int]]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Refit]:
+    """Refit the layers of a pruned model, in place.
+
+    Args:
+        model: the pruned model.
+        dense: the model it was made of.
+        images: float32 ``[1, 3, H, W]``, all of one size.
+        kept: ``kept`` of the entry that pruning left in the record of ``model``: parameter -> axis -> positions.
+        progress: called with layers done and all.
+
+    Returns:
+        what was done to each convolution and linear layer, in order.
+    """
+    batches = _batches(model, images)
+    sides = _Side(model, batches), _Side(dense, batches)
+    graph, other = sides[0].graph, sides[1].graph
+    nodes = [node for node in _changed(graph, kept) if node.op in _REFITS and other.has_node(node.name)]
+    done = []
+    for number, node in enumerate(nodes):
+        progress(number, len(nodes))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left as it is
+            result = _REFITS[node.op](sides, node, other.node(node.name), kept)
+        if result is not None:
+            done.append(result)
+        for side in sides:
+            coming = [side.graph.node(later.name) for later in nodes[number + 1 :]]
+            side.forget([v for n in coming for v in (n.value(_INPUT.get(n.op, "x")), n.out)])
+    return done
+
+
+def _batches(model: GraphLayer, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The images in batches of equal size, two at least where there are two images, as many as fit the memory."""
+    size = max(1, min(_BATCH, len(images) // 2))
+    graph = fix_size(model.eval_graph, [images[0].shape])
+    largest = max(int(np.prod(value.shape)) * 4 for node in graph.nodes for value in node.output_values())
+    count = max(min(2, len(images) // size), min(len(images), _MOST_BYTES // (largest * _ALIVE)) // size)
+    return [np.concatenate(images[i * size : (i + 1) * size]) for i in range(count)]
+
+
+def _changed(graph: Graph, kept: Mapping[str, Any]) -> list[Node]:
+    """Nodes that read, or depend on, a parameter that was cut, and whose own parameters nobody else reads."""
+    nodes = graph.dependents([value for name, value in graph.parameters.items() if name in kept])
+    own = [[v for v in node.input_values() if graph.parameter_name(v) is not None] for node in nodes]
+    return [node for node, values in zip(nodes, own) if all(len(graph.users(value)) == 1 for value in values)]
+
+
+_Sides = tuple[_Side, _Side]
+_Kept = Mapping[str, Mapping[str, Sequence[int]]]
+
+
+def _positions(kept: _Kept, name: str, axis: int) -> Any:
+    """Index of what stays of an axis."""
+    return kept.get(name, {}).get(str(axis), slice(None))
+
+
+def _refit_norm(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> None:
+    """Move the statistics of a batch normalisation as those of its input moved."""
+    if any(sides[0].graph.parameter_name(node.value(a)) is None for a in ("mean", "variance")):
+        return
+    moments = []
+    for side, own in zip(sides, (node, twin)):
+        means = np.concatenate([_channels_last(t).mean(axis=(1, 2)) for t in side.value(own.value("x"))])
+        squares = np.concatenate([np.square(_channels_last(t)).mean(axis=(1, 2)) for t in side.value(own.value("x"))])
+        mean = means.mean(axis=0, dtype=np.float64)
+        moments.append((mean, np.maximum(squares.mean(axis=0, dtype=np.float64) - mean**2, 0.0)))
+    stay = _positions(kept, node.value("mean").name, 0)
+    if not all(np.isfinite(array).all() for pair in moments for array in pair):
+        return
+    (mean, variance), (mean0, variance0) = moments[0], (moments[1][0][stay], moments[1][1][stay])
+    model = sides[0].model
+    names = [node.value(a).name for a in ("mean", "variance")]
+    old = [model.tensor(name).numpy() for name in names]
+    model.set_tensor(names[0], old[0] + (mean - mean0).astype(np.float32))
+    floor = _FLOOR * old[1]
+    model.set_tensor(names[1], (old[1] * (variance + floor) / (variance0 + floor)).astype(np.float32))
+
+
+def _channels_last(tensor: Any) -> np.ndarray:
+    array = tensor.numpy()
+    return np.moveaxis(array.reshape(*array.shape[:2], -1, 1), 1, -1)
+
+
+def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | None:
+    """Fit the weights of a convolution or linear layer."""
+    patches = patches_of(node, sides[0].graph)
+    if patches is None:
+        return None
+    inputs, outputs = sides[0].value(node.value(patches.argument)), sides[1].value(twin.out)
+    stay = _positions(kept, patches.weight, patches.made_axis)
+    model = sides[0].model
+    old = patches.matrices(model.tensor(patches.weight).numpy())
+    random = np.random.default_rng(0)
+    halves = [Moments.none(old.shape), Moments.none(old.shape)]
+    many = sum(len(t) for t in inputs)
+    for number, (x, y) in enumerate(zip(inputs, outputs)):
+        rows, wanted = patches.sample(x.numpy(), y.numpy(), stay, random, many)
+        halves[number % 2].add(rows, wanted)
+    if not halves[1].count:
+        halves[1] = halves[0]  # one image: nothing is left out
+    bias = _bias(sides[0].graph, node)
+    centred = bias is not None or _norm_follows(sides[0].graph, node)
+    new, before, after, ridge = fit(old, halves, centred)
+    if not np.isfinite(before) or before < _SAME:
+        return None
+    model.set_tensor(patches.weight, patches.weights(new, model.tensor(patches.weight).numpy().dtype))
+    if bias is not None:
+        whole = halves[0] + halves[1]
+        means = whole.means()
+        left = means[1] - np.einsum("gd,gdo->go", means[0], new)
+        array = model.tensor(bias).numpy()
+        shift = _positions(kept, bias, 0)
+        dense_bias = sides[1].model.tensor(bias).numpy().reshape(-1)[shift]
+        model.set_tensor(bias, (left.reshape(-1) + dense_bias).reshape(array.shape).astype(array.dtype))
+    return Refit(node.name, before, after, ridge)
+
+
+def _bias(graph: Graph, node: Node) -> str | None:
+    """Name of the parameter that is added to what ``node`` makes, and to nothing else."""
+    users = graph.users(node.out)
+    if len(users) != 1 or users[0].op != "add" or graph.is_output(node.out):
+        return None
+    value = next(v for v in users[0].input_values() if v is not node.out)
+    if value.producer is not None and value.producer.op == "reshape":
+        value = next(iter(value.producer.input_values()))
+    name = graph.parameter_name(value)
+    return name if name is not None and len(graph.users(value)) == 1 else None
+
+
+def _norm_follows(graph: Graph, node: Node) -> bool:
+    users = graph.users(node.out)
+    return len(users) == 1 and users[0].op == "batch_norm" and not graph.is_output(node.out)
+
+
+_REFITS: dict[str, Any] = {
+    "conv2d": _refit_layer,
+    "matmul": _refit_layer,
+    "linear": _refit_layer,
+    "batch_norm": _refit_norm,
+}
+_INPUT = {"conv2d": "input"}
