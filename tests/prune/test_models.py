@@ -16,7 +16,7 @@ import pytest
 from prune.matrix import captured, check_gated_equals_pruned, difference, outputs, random_keep
 
 import paddleseg_slim.models  # noqa: F401
-from paddleseg_slim.graph import load, save
+from paddleseg_slim.graph import flatten, load, save
 from paddleseg_slim.graph.export import export_inference
 from paddleseg_slim.models.zoo import ZOO, Entry, build
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
@@ -121,7 +121,7 @@ def test_a_pruned_model_is_a_model(groups: ChannelGroups, ratio: float, tmp_path
     pruned.train()
     optimizer = paddle.optimizer.Momentum(0.001, parameters=pruned.parameters())
     results = pruned(paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype("float32")))
-    loss = sum(r.square().mean() for r in (results if isinstance(results, (list, tuple)) else [results]))
+    loss = sum(r.square().mean() for r in flatten(results) if isinstance(r, paddle.Tensor))
     loss.backward()
     optimizer.step()
     assert np.isfinite(loss.item())
