@@ -88,6 +88,6 @@ def run(script: str, *args: object, **options: Any) -> subprocess.CompletedProce
         text=True,
         encoding="utf-8",
         env={**environment(), **options.pop("env", {})},
-        timeout=300,
+        timeout=options.pop("timeout", 300),
         **options,
     )

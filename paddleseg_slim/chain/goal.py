@@ -64,7 +64,8 @@ def attempt_of(plan: Plan, item: Try) -> Attempt:
             f"Add a bench step with a model of it and {goal.base}, and steps (prune, ptq, eval) that evaluate.",
         )
     fastest = min(speeds, key=lambda row: row.median_ms)
-    return Attempt(item.name, fastest.speedup or 0.0, (before.score - after.score) * 100, fastest.engine)
+    drop = round((before.score - after.score) * 100, 6)  # 0.7 to 0.699 is 0.1, not 0.10000000000000009
+    return Attempt(item.name, fastest.speedup or 0.0, drop, fastest.engine)
 
 
 def _counts(row: Latency, goal: Goal) -> bool:

@@ -64,6 +64,9 @@ class Chain:
                 _LOG.info("The goal is reached by %s.", item.name)
                 return
         best = best_of(attempts, recipe.goal)
+        if best is not attempts[-1]:  # each try wrote its report over that of the one before
+            chosen = recipe.tries[attempts.index(best)]
+            self._run_steps([step for step in chosen.steps if step.row.sees_all])
         raise GoalNotMet(
             f"No try reached {recipe.goal.speedup:g}x at {recipe.goal.max_drop:g} points lost; "
             f"the best is {best.name}: {best.sentence}.",

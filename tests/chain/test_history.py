@@ -25,7 +25,7 @@ def test_pruned_twice_distilled_qat_trained_resumed_and_exported(tmp_path):
     common = {"threads": 1, "device": "cpu"}
     recipe.write_text(yaml.safe_dump({"config": "tiny.yml", "common": common, "steps": steps}), encoding="utf-8")
     out = tmp_path / "out"
-    done = tiny.run("slim/compress.py", "--recipe", recipe, "--save_dir", out)
+    done = tiny.run("slim/compress.py", "--recipe", recipe, "--save_dir", out, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
 
     import paddle

@@ -115,7 +115,7 @@ def test_the_commands_on_embedded_data_run_in_order(document: str, tmp_path: Pat
         if call is None or call[0] == "compress" or "quick_start" in " ".join(words):
             continue
         done = subprocess.run(
-            small(words), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+            small(words), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
         )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr}"
         ran += 1
