@@ -177,7 +177,7 @@ class OnnxRuntime(Runtime):
 
 def _precision(node: Any, half: set[str]) -> NodePrecision:
     conv = node.op_type in _FLOAT_CONVS or node.op_type in _INT8_CONVS
-    if node.op_type.startswith("QLinear") or node.op_type.endswith("Integer") or node.op_type == "QGemm":
+    if node.op_type.startswith("QLinear") or "Integer" in node.op_type or node.op_type == "QGemm":
         precision = "int8"
     elif any(name in half for name in node.input):
         precision = "fp16"
