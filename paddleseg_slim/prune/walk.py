@@ -118,6 +118,11 @@ class Walk:
             return None
         return [int(i) for v in values for i in np.ravel(self._sizes.host[v])]
 
+    def only_user(self, value: Value) -> Node | None:
+        """The node that alone reads ``value``; None when there are others or the model gives it out."""
+        users = self._graph.users(value)
+        return users[0] if len(users) == 1 and value not in self._graph.kept_values() else None
+
     def is_weight(self, value: Value) -> bool:
         """Whether ``value`` is a parameter."""
         return self._graph.parameter_name(value) is not None

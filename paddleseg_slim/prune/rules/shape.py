@@ -9,6 +9,7 @@ import numpy as np
 from paddleseg_slim.graph.ir import Graph, Node, Value
 from paddleseg_slim.prune.ids import FIXED, Factor, Labels, disjoint_sets, expanded, factor_at, moved
 from paddleseg_slim.prune.rules.conv import channel_axis
+from paddleseg_slim.prune.rules.shuffle import shuffle_behind, to_gather
 from paddleseg_slim.prune.walk import RULES, Keep, Split, Walk, attr, listed
 
 
@@ -110,9 +111,15 @@ def reshaped(walk: Walk, node: Node, labels: Labels, before: Sequence[int], afte
 def reshape(walk: Walk, node: Node) -> None:
     """Ids are reshaped as the data is; constants of the target follow."""
     x = next(iter(node.input_values()))
-    labels = reshaped(walk, node, walk.of(x), walk.shape(x), walk.shape(node.out))
+    chain = shuffle_behind(walk, node)
+    if chain:
+        labels: Labels = (Factor((1, 2), walk.of(x)[0].ids.reshape(walk.shape(node.out)[1:3])),)
+    else:
+        labels = reshaped(walk, node, walk.of(x), walk.shape(x), walk.shape(node.out))
     if node.op == "reshape":
         edit_sizes(walk, node, "shape", labels)
+    if chain:  # behind the sizes: where blocks came to be unequal, the ops are replaced
+        walk.edit(chain[2], to_gather(labels[0].ids, 1, x.name, chain[1]))
     walk.set(node.out, labels)
 
 
@@ -382,19 +389,6 @@ def moved_along(walk: Walk, node: Node) -> None:
     walk.set(node.out, tuple(f for f in walk.of(x) if not set(f.axes) & set(axes)))
 
 
-@RULES.register("gather", "index_select")
-def gather(walk: Walk, node: Node) -> None:
-    """Positions of one axis are picked by number."""
-    x = node.value("x")
-    axes = walk.integers(node, "axis") or [0]
-    axis = axes[0] % len(walk.shape(x))
-    walk.pin(tuple(f for f in walk.of(x) if axis in f.axes), f"{node.name} ({node.op}) picks them by number")
-    rest = tuple(f for f in walk.of(x) if axis not in f.axes)
-    walk.set(node.out, rest if len(walk.shape(node.out)) == len(walk.shape(x)) else FIXED)
-    if len(walk.shape(node.out)) != len(walk.shape(x)):
-        walk.pin(rest, f"{node.name} ({node.op}) changes the number of axes")
-
-
 @RULES.register("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold")
 def rearranged(walk: Walk, node: Node) -> None:
     """Ops that trade channels for positions or permute them."""
@@ -411,7 +405,7 @@ def rearranged(walk: Walk, node: Node) -> None:
         ids = block[:, 0]
     elif node.op == "channel_shuffle":
         block = ids.reshape(int(node.attrs["groups"]), -1)
-        walk.splits.append(Split(block, 1))
+        walk.edit(node, to_gather(block, axis, x.name))
         ids = np.ascontiguousarray(block.T).reshape(-1)
     else:
         ids = np.repeat(ids, walk.shape(node.out)[axis] // len(ids))
