@@ -15,7 +15,7 @@ import paddle
 
 from paddleseg_slim.cli import prune_hooks, runner, training
 from paddleseg_slim.cli.prune_result import Results
-from paddleseg_slim.cli.prune_steps import Analysis, reconstruct_layers, refuse_quantized
+from paddleseg_slim.cli.prune_steps import Analysis, reconstruct_layers, refuse_not_finite, refuse_quantized
 from paddleseg_slim.cli.setup import Session, load_model, precision
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.self_distillation import SelfDistillation
@@ -109,6 +109,7 @@ class Run:
             model = self.task.build_model()
         if isinstance(model, GraphLayer):
             refuse_quantized(model)
+            refuse_not_finite(model)  # files of weights are looked at where they are read
             return model
         size = self.results.shape[2:]
         return capture(model, self.task.input_spec(), fixed_size=(size[0], size[1]))

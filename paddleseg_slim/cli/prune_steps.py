@@ -222,3 +222,14 @@ def refuse_quantized(model: GraphLayer) -> None:
     """
     if any(node.op == "slim.fake_quant" for node in model.eval_graph.nodes):
         raise UserError("The model is quantized already.", "Prune first, quantize after.")
+
+
+def refuse_not_finite(model: GraphLayer) -> None:
+    """Refuse a model that holds NaN or infinite numbers.
+
+    Raises:
+        UserError: it does; the first tensor is named.
+    """
+    for name, tensor in model.tensors():
+        if paddle.is_floating_point(tensor) and not np.isfinite(tensor.astype("float32").numpy()).all():
+            raise UserError(f"{name} has NaN or infinite values.", "Its training diverged: use another model.")

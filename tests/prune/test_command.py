@@ -14,7 +14,7 @@ import paddle
 import pytest
 import tiny
 
-from paddleseg_slim.graph import load
+from paddleseg_slim.graph import load, save
 from paddleseg_slim.report.stage import read_stage
 
 
@@ -141,6 +141,21 @@ def test_an_untrained_model_is_refused_before_the_analysis(weights: tuple[Path, 
     done = tiny.run("slim/prune.py", *flags(weights[0], tmp_path / "constant.pdparams", tmp_path / "run", *more))
     assert done.returncode == 2 and "not trained" in done.stderr
     assert not (tmp_path / "run" / "dense").exists()
+
+
+def test_a_graph_that_is_not_finite_is_refused_before_anything_is_written(
+    weights: tuple[Path, Path], finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    model = load(finished[0] / "graph")
+    name = "classifier.dsconv1.depthwise_conv._conv.weight"
+    array = model.tensor(name).numpy()
+    array[3, 0, 1, 1] = np.nan
+    model.set_tensor(name, array)
+    save(model, tmp_path / "graph")
+    done = tiny.run("slim/prune.py", *flags(weights[0], tmp_path / "graph", tmp_path / "run", "--retraining_iters", 1))
+    assert done.returncode == 2, done.stderr
+    assert f"{name} has NaN" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").glob("*"))
 
 
 def test_no_weights_and_no_goal(weights: tuple[Path, Path], tmp_path: Path) -> None:
