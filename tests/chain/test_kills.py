@@ -117,7 +117,7 @@ def moments(series: int, seconds: Mapping[str, float]) -> list[tuple[str, float]
 
 @pytest.mark.slow
 def test_twenty_kills_of_a_whole_chain(tmp_path):
-    """About six minutes of one core."""
+    """Minutes of one free core: the commands of the chain start some forty times."""
     recipe = write_recipe(tmp_path)
     seconds = run_whole(recipe, tmp_path / "whole")
     order, killed = list(seconds), []
