@@ -270,6 +270,19 @@ class Walk:
                 self.labels[key].setdefault(value, FIXED)
         for value in graph.output_values():
             self.pin(self.of(value), "they are the network's output")
+        for name, value in graph.updates.items():
+            self._keep_in_step(name, value)
+
+    def _keep_in_step(self, name: str, value: Value) -> None:
+        """The stored tensor ``name`` gets ``value`` after a run: it loses the channels that ``value`` loses."""
+        for axis, size in enumerate(self.shape(value)):
+            ids, own = self.axis(value, axis), self.axes.get((name, axis))
+            if own is None and ids is not None and size > 1:
+                self.axes[name, axis] = np.ascontiguousarray(ids)
+            elif own is not None and ids is not None:
+                self.ids.unite(own, ids)
+            elif own is not None:
+                self.ids.pin(own, f"the model writes fixed channels into {name}")
 
     def _refuse(self, node: Node) -> None:
         reason = f"{node.name}: no channel rule for the op {node.op!r}"

@@ -8,7 +8,7 @@ from paddleseg_slim.prune.rules.conv import channel_axis
 from paddleseg_slim.prune.walk import RULES, Walk, attr
 
 UNARY = (
-    "abs", "assign", "bernoulli", "bitwise_not", "cast", "ceil", "celu", "clip", "cos", "depend", "dropout", "elu",
+    "abs", "assign", "assign_out_", "bernoulli", "bitwise_not", "cast", "ceil", "celu", "clip", "cos", "depend", "dropout", "elu",
     "erf", "exp", "expm1", "floor", "full_like", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
     "isfinite", "isinf", "isnan", "leaky_relu", "log", "log10", "log1p", "log2", "logical_not", "logit", "logsigmoid",
     "memcpy", "mish", "ones_like", "pow", "reciprocal", "relu", "relu6", "round", "rsqrt", "scale", "selu",
