@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,133 @@ def model_of(args: argparse.Namespace, task: Any) -> GraphLayer:
     return capture(model, task.input_spec())
 
 
-def main() -> None:
+@dataclass
+class Clock:
+    """Seconds of wall clock and of the CPU by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+    def measured(self, name: str, action: Callable[[], Curves]) -> Curves:
+        """The result of ``action``, whose time is kept and printed."""
+        began, cpu = time.perf_counter(), time.process_time()
+        result = action()
+        self.seconds[name], self.cpu_seconds[name] = time.perf_counter() - began, time.process_time() - cpu
+        print(f"{name}: {self.seconds[name]:.2f} s", flush=True)
+        return result
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is analysed, and with what.
+
+    Attributes:
+        task: of the config.
+        groups: of the model.
+        importance: of their channels.
+        images: how many `exact` and brute force look at.
+        batch_size: of all that look at batches.
+        engine: of brute force, with all threads; ``alone`` has one of them for each of the ``workers``.
+    """
+
+    task: Any
+    groups: ChannelGroups
+    importance: dict[str, np.ndarray]
+    images: int
+    batch_size: int
+    engine: Executor
+    alone: Executor
+    workers: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Subject:
+        task = build_task(configs.load_config(args.config))
+        samples = Subset(task.val_dataset(), args.images)
+        height, width = samples[0]["img"].shape[-2:]
+        groups = find_groups(model_of(args, task), (height, width), task.logits)
+        engine, alone, workers = executor(args.engine, args.threads), executor(args.engine, 1), args.threads
+        if args.engine == "paddle":
+            alone, workers = engine, 1
+        importance = scores(groups, "l1_norm")
+        return cls(task, groups, importance, len(samples), args.batch_size, engine, alone, workers)
+
+    def data(self, count: int) -> Data:
+        """``count`` images of the validation set in batches."""
+        return data_of(self.task, Subset(self.task.val_dataset(), count), self.batch_size)
+
+    def taylor(self) -> Curves:
+        few = Subset(self.task.val_dataset(), TAYLOR_IMAGES)
+        images = (few[i]["img"][None] for i in range(len(few)))
+        return taylor_curves(self.groups, gate_gradients(self.groups, images, self.task.logits), self.importance)
+
+    def measured(self, mode: str, images: int, ratios: tuple[float, ...]) -> Curves:
+        data = self.data(images)
+        return analyse(
+            self.groups, self.importance, data, self.alone, mode=mode, ratios=ratios, workers=self.workers
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Brute:
+    """Brute force at some points, and the seconds that all points would have taken.
+
+    Attributes:
+        gap: largest difference of the metric to that of ``exact``.
+        seconds: of wall clock; ``in_memory`` without reading images; ``cpu_seconds`` of all threads.
+    """
+
+    gap: float
+    seconds: float
+    in_memory: float
+    cpu_seconds: float
+
+
+def points_of(curves: Curves) -> list[tuple[str, int]]:
+    """Every (group, channels kept) that was measured."""
+    return [(name, kept) for name, curve in curves.groups.items() for kept in curve.kept]
+
+
+def compared(subject: Subject, exact: Curves, count: int) -> Brute:
+    """Brute force at ``count`` points against ``exact``."""
+    every = points_of(exact)
+    sample = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, count).astype(int))]
+    found, spent = brute_force(
+        subject.groups, subject.data(subject.images), subject.engine, subject.importance, sample
+    )  # fmt: skip
+    gaps = []
+    for (name, kept), score in found.items():
+        curve = exact.groups[name]
+        gaps.append(abs(exact.baseline * (1 - curve.losses[curve.kept.index(kept)]) - score))
+    seconds, in_memory, cpu_seconds = (float(value) * len(every) / len(sample) for value in spent)
+    return Brute(max(gaps), seconds, in_memory, cpu_seconds)
+
+
+def report(subject: Subject, clock: Clock, curves: dict[str, Curves], brute: Brute) -> dict[str, Any]:
+    """What is printed and written."""
+    exact, fast = curves["exact"], curves["fast"]
+    every, whole = points_of(exact), subject.data(subject.images)
+    seconds, cpu_seconds = clock.seconds, clock.cpu_seconds
+    return {
+        "groups": len(exact.groups),
+        "points": len(every),
+        "baseline": exact.baseline,
+        "seconds": {**seconds, "brute": brute.seconds, "brute, images in memory": brute.in_memory},
+        "CPU seconds": {**cpu_seconds, "brute": brute.cpu_seconds},
+        "speedup": {name: brute.seconds / value for name, value in seconds.items()},
+        "speedup, images in memory": {name: brute.in_memory / value for name, value in seconds.items()},
+        "speedup, CPU seconds": {name: brute.cpu_seconds / value for name, value in cpu_seconds.items()},
+        "image runs": {
+            "brute": len(every) * subject.images,
+            "exact": image_runs(subject.groups, whole, every, subject.images),
+            "fast": image_runs(subject.groups, whole, points_of(fast), fast.images),
+            "taylor": f"{TAYLOR_IMAGES}, and as many backward",
+        },
+        "largest gap": brute.gap,
+        "spearman": {name: correlation(exact, curves[name]) for name in ("fast", "taylor")},
+    }
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--model_path", required=True)
@@ -115,74 +242,20 @@ def main() -> None:
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "paddle"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")
-    args = parser.parse_args()
-    task = build_task(configs.load_config(args.config))
-    samples = Subset(task.val_dataset(), args.images)
-    height, width = samples[0]["img"].shape[-2:]
-    groups = find_groups(model_of(args, task), (height, width), task.logits)
-    importance, engine = scores(groups, "l1_norm"), executor(args.engine, args.threads)
-    alone = executor(args.engine, 1) if args.engine == "onnxruntime" else engine
-    workers = args.threads if args.engine == "onnxruntime" else 1
-    seconds: dict[str, float] = {}
-    cpu_seconds: dict[str, float] = {}
+    return parser.parse_args()
 
-    def measured(name: str, action: Any) -> Any:
-        began, cpu = time.perf_counter(), time.process_time()
-        result = action()
-        seconds[name], cpu_seconds[name] = time.perf_counter() - began, time.process_time() - cpu
-        print(f"{name}: {seconds[name]:.2f} s", flush=True)
-        return result
 
-    def of(count: int) -> Data:
-        return data_of(task, Subset(task.val_dataset(), count), args.batch_size)
-
-    whole = data_of(task, samples, args.batch_size)
-    few = Subset(task.val_dataset(), TAYLOR_IMAGES)
-    taylor = measured(
-        "taylor",
-        lambda: taylor_curves(
-            groups,
-            gate_gradients(groups, (few[i]["img"][None] for i in range(len(few))), task.logits),
-            importance,
-        ),
-    )
-    fast = measured(
-        "fast",
-        lambda: analyse(groups, importance, of(FAST_IMAGES), alone, mode="fast", ratios=FAST_RATIOS, workers=workers),
-    )
-    exact = measured("exact", lambda: analyse(groups, importance, whole, alone, ratios=EXACT_RATIOS, workers=workers))
-    every = [(name, kept) for name, curve in exact.groups.items() for kept in curve.kept]
-    sample = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, args.brute).astype(int))]
-    brute, spent = brute_force(groups, whole, engine, importance, sample)
-    gaps = []
-    for (name, kept), score in brute.items():
-        curve = exact.groups[name]
-        gaps.append(abs(exact.baseline * (1 - curve.losses[curve.kept.index(kept)]) - score))
-    whole_brute, after, cpu_brute = (float(value) * len(every) / len(sample) for value in spent)
-    runs = len(every) * len(samples)
-    short = [(name, kept) for name, curve in fast.groups.items() for kept in curve.kept]
-    result = {
-        "machine": describe_machine(),
-        "engine": args.engine,
-        "threads": args.threads,
-        "images": len(samples),
-        "groups": len(exact.groups),
-        "points": len(every),
-        "baseline": exact.baseline,
-        "seconds": {**seconds, "brute": whole_brute, "brute, images in memory": after},
-        "CPU seconds": {**cpu_seconds, "brute": cpu_brute},
-        "speedup": {name: whole_brute / value for name, value in seconds.items()},
-        "speedup, images in memory": {name: after / value for name, value in seconds.items()},
-        "speedup, CPU seconds": {name: cpu_brute / value for name, value in cpu_seconds.items()},
-        "image runs": {
-            "brute": runs,
-            "exact": image_runs(groups, whole, every, len(samples)),
-            "fast": image_runs(groups, whole, short, fast.images),
-            "taylor": f"{len(few)}, and as many backward",
-        },
-        "largest gap": max(gaps),
-        "spearman": {"fast": correlation(exact, fast), "taylor": correlation(exact, taylor)},
+def main() -> None:
+    args = arguments()
+    subject, clock = Subject.of(args), Clock()
+    curves = {
+        "taylor": clock.measured("taylor", subject.taylor),
+        "fast": clock.measured("fast", lambda: subject.measured("fast", FAST_IMAGES, FAST_RATIOS)),
+        "exact": clock.measured("exact", lambda: subject.measured("exact", args.images, EXACT_RATIOS)),
     }
+    brute = compared(subject, curves["exact"], args.brute)
+    settings = {"machine": describe_machine(), "engine": args.engine, "threads": args.threads, "images": subject.images}
+    result = {**settings, **report(subject, clock, curves, brute)}
     for key, value in result.items():
         print(f"{key}: {value}")
     if args.json:
