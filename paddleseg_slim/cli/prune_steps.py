@@ -25,7 +25,7 @@ from paddleseg_slim.prune.criteria import needs_gradients
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.divergence import DivergenceCounts
 from paddleseg_slim.prune.ranking import ranking_curves, scores
-from paddleseg_slim.prune.reconstruct import reconstruct
+from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
 from paddleseg_slim.prune.sensitivity import (
     EXACT_RATIOS,
     FAST_IMAGES,
@@ -195,7 +195,8 @@ class Analysis:
 def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, dense: GraphLayer) -> None:
     """Refit the layers of the pruned ``model`` on images of the training list, and say how near they come."""
     chosen = calibration_images(task, args.reconstruct_images, "train", args.seed)
-    samples = [chosen[index]["img"] for index in range(len(chosen))]
+    count = min(len(chosen), images_that_fit(dense, (1, *chosen[0]["img"].shape)))
+    samples = [chosen[index]["img"] for index in range(count)]
     height, width = (min(image.shape[axis] for image in samples) for axis in (1, 2))
     images = [_middle(image, height, width)[None] for image in samples]
     entry = model.record[-1]

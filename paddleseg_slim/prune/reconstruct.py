@@ -21,19 +21,15 @@ from paddleseg_slim.graph.run import Plan
 from paddleseg_slim.prune.least_squares import Moments, fit
 from paddleseg_slim.prune.patches import patches_of
 
-IMAGES = 64
-"""Images looked at by default."""
-
-_MOST_BYTES = 1 << 30
-"""Of activations of both models together; fewer images are looked at when they would need more."""
+_MOST_BYTES = 2 << 30
+"""Of activations of both models together; see `images_that_fit`."""
 
 _BATCH = 8
-_ALIVE = 8
+_ALIVE = 6
 """How many of the largest activations are taken to be alive at a time, both models together."""
 
 _SAME = 1e-6
 """Relative mean square error up to which an output is the dense model's."""
-
 
 _FLOOR = 1e-2
 """Variances below this part of the stored one are noise: a channel that hardly moves on these images."""
@@ -103,7 +99,7 @@ def reconstruct(
     Returns:
         what was done to each convolution and linear layer, in order.
     """
-    batches = _batches(model, images)
+    batches = _batches(images)
     sides = _Side(model, batches), _Side(dense, batches)
     graph, other = sides[0].graph, sides[1].graph
     nodes = [node for node in _changed(graph, kept) if node.op in _REFITS and other.has_node(node.name)]
@@ -120,13 +116,17 @@ def reconstruct(
     return done
 
 
-def _batches(model: GraphLayer, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The images in batches of equal size, two at least where there are two images, as many as fit the memory."""
-    size = max(1, min(_BATCH, len(images) // 2))
-    graph = fix_size(model.eval_graph, [images[0].shape])
+def images_that_fit(model: GraphLayer, shape: Sequence[int]) -> int:
+    """How many images of this shape ``[1, 3, H, W]`` can be looked at within the memory set aside, at least two."""
+    graph = fix_size(model.eval_graph, [tuple(shape)])
     largest = max(int(np.prod(value.shape)) * 4 for node in graph.nodes for value in node.output_values())
-    count = max(min(2, len(images) // size), min(len(images), _MOST_BYTES // (largest * _ALIVE)) // size)
-    return [np.concatenate(images[i * size : (i + 1) * size]) for i in range(count)]
+    return max(2, _MOST_BYTES // (largest * _ALIVE))
+
+
+def _batches(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The images in batches of equal size, two at least where there are two images."""
+    size = max(1, min(_BATCH, len(images) // 2))
+    return [np.concatenate(images[i : i + size]) for i in range(0, len(images) // size * size, size)]
 
 
 def _changed(graph: Graph, kept: Mapping[str, Any]) -> list[Node]:

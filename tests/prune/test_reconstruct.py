@@ -13,7 +13,7 @@ from prune.matrix import captured
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.patches import patches_of
-from paddleseg_slim.prune.reconstruct import reconstruct
+from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
 from paddleseg_slim.prune.surgery import cut
 
 
@@ -174,3 +174,4 @@ def test_depth_does_not_add_the_errors_up_and_the_dense_model_stays() -> None:
 def test_nothing_removed_nothing_changed() -> None:
     dense = captured(nn.Sequential(nn.Conv2D(3, 4, 3), nn.ReLU(), nn.Conv2D(4, 2, 1)))
     assert reconstruct(dense, dense, images(2), {}) == []
+    assert images_that_fit(dense, (1, 3, 20, 20)) > 1000 and images_that_fit(dense, (1, 3, 9000, 9000)) == 2

@@ -8,12 +8,12 @@ from paddleseg_slim.prune.rules.conv import channel_axis
 from paddleseg_slim.prune.walk import RULES, Walk, attr
 
 UNARY = (
-    "abs", "assign", "assign_out_", "bernoulli", "bitwise_not", "cast", "ceil", "celu", "clip", "cos", "depend", "dropout", "elu",
-    "erf", "exp", "expm1", "floor", "full_like", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-    "isfinite", "isinf", "isnan", "leaky_relu", "log", "log10", "log1p", "log2", "logical_not", "logit", "logsigmoid",
-    "memcpy", "mish", "ones_like", "pow", "reciprocal", "relu", "relu6", "round", "rsqrt", "scale", "selu",
-    "share_data", "sigmoid", "sign", "silu", "sin", "softplus", "softshrink", "softsign", "sqrt", "square", "stanh",
-    "swish", "tan", "tanh", "tanh_shrink", "thresholded_relu", "trunc", "zeros_like",
+    "abs", "assign", "assign_out_", "bernoulli", "bitwise_not", "cast", "ceil", "celu", "clip", "cos", "depend",
+    "dropout", "elu", "erf", "exp", "expm1", "floor", "full_like", "gelu", "hardshrink", "hardsigmoid", "hardswish",
+    "hardtanh", "isfinite", "isinf", "isnan", "leaky_relu", "log", "log10", "log1p", "log2", "logical_not", "logit",
+    "logsigmoid", "memcpy", "mish", "ones_like", "pow", "reciprocal", "relu", "relu6", "round", "rsqrt", "scale",
+    "selu", "share_data", "sigmoid", "sign", "silu", "sin", "softplus", "softshrink", "softsign", "sqrt", "square",
+    "stanh", "swish", "tan", "tanh", "tanh_shrink", "thresholded_relu", "trunc", "zeros_like",
 )  # fmt: skip
 BINARY = (
     "add", "add_n", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "divide", "elementwise_pow", "equal",
