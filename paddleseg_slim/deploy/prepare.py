@@ -77,7 +77,7 @@ def add_onnx(folder: str | os.PathLike[str], layer: Any, **options: Any) -> Path
     Args:
         folder: what `export.export` wrote.
         layer: the graph that was exported (`export.ExportResult.layer`), its output operation included.
-        options: of `onnx.write_onnx`: ``opset``, ``input_shape``, ``int32_bias``, ``signed_middle``.
+        options: of `onnx.write_onnx`: ``opset``, ``input_shape``, ``int32_bias``, ``signed_middle``, ``integer_sizes``.
 
     Raises:
         UserError: an op has no ONNX function; the folder is left as it was.

@@ -45,6 +45,8 @@ class Profile:
         bias: ``float`` or ``int32``: how the exported file holds a bias.
         signed_middle: whether the exported file holds unsigned integers around their middle as signed ones around 0.
             OpenVINO corrects every sum of products for another zero point than 0; ONNX Runtime wants one type.
+        integer_sizes: whether sizes are read of integers in the exported file. Engines on a CPU dequantize a whole
+            tensor that a Shape reads; TensorRT wants a DequantizeLinear behind every QuantizeLinear.
         logits_share: layers behind which no other layer comes stay float if they have at most this share of the MACs.
         engines: engines whose speed is the purpose.
     """
@@ -62,6 +64,7 @@ class Profile:
     through: frozenset[str]
     bias: str
     signed_middle: bool
+    integer_sizes: bool
     logits_share: float
     engines: tuple[str, ...]
 
@@ -86,7 +89,11 @@ class Profile:
 
     def file_options(self) -> dict[str, Any]:
         """Options of the ONNX writer (`deploy.onnx.write_onnx`) for a file of this target."""
-        return {"int32_bias": self.bias == "int32", "signed_middle": self.signed_middle}
+        return {
+            "int32_bias": self.bias == "int32",
+            "signed_middle": self.signed_middle,
+            "integer_sizes": self.integer_sizes,
+        }
 
     def with_bits(self, weight_bits: int | None = None, activation_bits: int | None = None) -> Profile:
         """The same profile with other widths; None keeps one."""
@@ -111,6 +118,7 @@ _CPU = Profile(
     through=MOVES,
     bias="int32",
     signed_middle=False,
+    integer_sizes=True,
     logits_share=0.02,
     engines=("onnxruntime", "openvino"),
 )
@@ -153,6 +161,7 @@ PROFILES: dict[str, Profile] = {
             quantized_output=frozenset(),
             products_of_activations=True,
             bias="float",
+            integer_sizes=False,
             engines=("tensorrt",),
         ),
         replace(
@@ -165,6 +174,7 @@ PROFILES: dict[str, Profile] = {
             quantized_output=frozenset(),
             products_of_activations=True,
             bias="float",
+            integer_sizes=False,
             engines=(),
         ),
     )

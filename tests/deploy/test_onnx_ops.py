@@ -380,10 +380,12 @@ def test_sizes_are_read_of_integers() -> None:
         lambda s, x: F.interpolate(s.conv(x), paddle.shape(x)[2:], mode="bilinear"),
         conv=nn.Conv2D(3, 8, 3, stride=2, padding=1),
     )
-    model = to_onnx(_quantized((-128, 127), None, net=halved))
-    makers = {name: node.op_type for node in model.graph.node for name in node.output}
-    read = [makers.get(node.input[0]) for node in model.graph.node if node.op_type == "Shape"]
-    assert read and set(read) <= {"QuantizeLinear", "Conv"} and "QuantizeLinear" in read
+    read = []
+    for integer_sizes in (False, True):
+        model = to_onnx(_quantized((-128, 127), None, net=halved), integer_sizes=integer_sizes)
+        makers = {name: node.op_type for node in model.graph.node for name in node.output}
+        read.append({makers[node.input[0]] for node in model.graph.node if node.op_type == "Shape"} - {"Conv"})
+    assert read == [{"DequantizeLinear"}, {"QuantizeLinear"}]
 
 
 def test_range_without_an_integer_type_is_refused() -> None:

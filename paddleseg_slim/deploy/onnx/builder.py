@@ -73,12 +73,12 @@ class Builder:
         opset: version of the ONNX operator set.
         int32_bias: write the bias of a quantized convolution as int32 with its own DequantizeLinear.
         signed_middle: write unsigned integers around their middle as signed ones around 0, the same numbers.
+        integer_sizes: read the sizes of what is dequantized of its integers.
 
     Attributes:
         nodes: ONNX nodes so far, in order.
         initializers: constants so far, by name.
-        same_size: tensor -> one of its size that engines hold anyway, of which its sizes are read: asked for the sizes
-            of dequantized integers, OpenVINO would dequantize all of them.
+        same_size: tensor -> one of its size, of which its sizes are read.
     """
 
     def __init__(
@@ -89,10 +89,11 @@ class Builder:
         opset: int,
         int32_bias: bool = False,
         signed_middle: bool = False,
+        integer_sizes: bool = False,
     ) -> None:
         self.graph = graph
         self.opset = opset
-        self.int32_bias, self.signed_middle = int32_bias, signed_middle
+        self.int32_bias, self.signed_middle, self.integer_sizes = int32_bias, signed_middle, integer_sizes
         self.same_size: dict[str, str] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}

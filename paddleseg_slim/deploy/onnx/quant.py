@@ -96,7 +96,8 @@ def _fake_quant(b: Builder, node: Node) -> str:
     constants = _stored(b, node, found)
     integers = b.op("QuantizeLinear", [x, *constants], node, axis=found.axis)
     result = b.op("DequantizeLinear", [integers, *constants], node, last=True, axis=found.axis)
-    b.same_size[result] = integers
+    if b.integer_sizes:
+        b.same_size[result] = integers
     return result
 
 

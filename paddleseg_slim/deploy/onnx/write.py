@@ -37,6 +37,7 @@ def write_onnx(
     metadata: Mapping[str, Any] | None = None,
     int32_bias: bool = False,
     signed_middle: bool = False,
+    integer_sizes: bool = False,
 ) -> None:
     """Write a model in evaluation as an ONNX file.
 
@@ -55,6 +56,8 @@ def write_onnx(
         int32_bias: write biases of quantized convolutions as int32 (older engines fuse only those).
         signed_middle: write uint8 activations with the zero point 128 as int8 with 0: the same numbers, and OpenVINO
             spares the correction for a zero point.
+        integer_sizes: read the sizes of dequantized activations of the integers: for a Shape, engines on a CPU would
+            dequantize the whole tensor.
 
     Raises:
         UserError: an op has no function (it is named with its node), or needs a fixed input shape or another opset.
@@ -67,7 +70,14 @@ def write_onnx(
         shapes[0] = _fixed(graph.inputs[0], tuple(input_shape))
     tensors = {name: layer.tensor(name).numpy() for name in graph.parameters}
     model = graph_to_onnx(
-        graph, tensors, shapes, opset=opset, int32_bias=int32_bias, signed_middle=signed_middle, metadata=metadata
+        graph,
+        tensors,
+        shapes,
+        opset=opset,
+        int32_bias=int32_bias,
+        signed_middle=signed_middle,
+        integer_sizes=integer_sizes,
+        metadata=metadata,
     )
     with atomic_file(path) as temporary:
         onnx.save(model, str(temporary))
@@ -91,6 +101,7 @@ def graph_to_onnx(
     opset: int = 17,
     int32_bias: bool = False,
     signed_middle: bool = False,
+    integer_sizes: bool = False,
     metadata: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> onnx.ModelProto:
@@ -103,6 +114,7 @@ def graph_to_onnx(
         opset: see `write_onnx`.
         int32_bias: see `write_onnx`.
         signed_middle: see `write_onnx`.
+        integer_sizes: see `write_onnx`.
         metadata: see `write_onnx`.
         check: run the ONNX checker with strict shape inference.
 
@@ -112,7 +124,7 @@ def graph_to_onnx(
     if opset not in OPSETS:
         raise UserError(f"opset is {opset}.", f"Give one from {OPSETS.start} to {OPSETS.stop - 1}; 17 suits most.")
     shapes = [tuple(value.shape) for value in graph.inputs] if shapes is None else shapes
-    builder = Builder(graph, tensors, shapes, opset, int32_bias, signed_middle)
+    builder = Builder(graph, tensors, shapes, opset, int32_bias, signed_middle, integer_sizes)
     outputs = list(dict.fromkeys(graph.output_values()))
     hosts = host_nodes(graph)
     needed = graph.ancestors(outputs)
