@@ -147,7 +147,8 @@ def _positions(kept: _Kept, name: str, axis: int) -> Any:
 
 def _refit_norm(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> None:
     """Move the statistics of a batch normalisation as those of its input moved."""
-    if any(sides[0].graph.parameter_name(node.value(a)) is None for a in ("mean", "variance")):
+    stored = all(sides[0].graph.parameter_name(node.value(a)) is not None for a in ("mean", "variance"))
+    if not stored or node.attrs.get("data_format", "NCHW") != "NCHW":
         return
     moments = []
     for side, own in zip(sides, (node, twin)):
@@ -189,25 +190,23 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         halves[number % 2].add(rows, wanted)
     if not halves[1].count:
         halves[1] = halves[0]  # one image: nothing is left out
-    bias = _bias(sides[0].graph, node)
+    bias = _bias(sides[0].graph, node, old.shape[0] * old.shape[2])
     centred = bias is not None or _norm_follows(sides[0].graph, node)
     new, before, after, ridge = fit(old, halves, centred)
     if not np.isfinite(before) or before < _SAME:
         return None
     model.set_tensor(patches.weight, patches.weights(new, model.tensor(patches.weight).numpy().dtype))
     if bias is not None:
-        whole = halves[0] + halves[1]
-        means = whole.means()
-        left = means[1] - np.einsum("gd,gdo->go", means[0], new)
+        inputs_mean, outputs_mean = (halves[0] + halves[1]).means()
+        left = (outputs_mean - np.einsum("gd,gdo->go", inputs_mean, new)).reshape(-1)
+        unpruned = sides[1].model.tensor(bias).numpy().reshape(-1)[_positions(kept, bias, 0)]
         array = model.tensor(bias).numpy()
-        shift = _positions(kept, bias, 0)
-        dense_bias = sides[1].model.tensor(bias).numpy().reshape(-1)[shift]
-        model.set_tensor(bias, (left.reshape(-1) + dense_bias).reshape(array.shape).astype(array.dtype))
+        model.set_tensor(bias, (left + unpruned).reshape(array.shape).astype(array.dtype))
     return Refit(node.name, before, after, ridge)
 
 
-def _bias(graph: Graph, node: Node) -> str | None:
-    """Name of the parameter that is added to what ``node`` makes, and to nothing else."""
+def _bias(graph: Graph, node: Node, outputs: int) -> str | None:
+    """Name of the parameter that is added to the ``outputs`` of ``node``, and to nothing else."""
     users = graph.users(node.out)
     if len(users) != 1 or users[0].op != "add" or graph.is_output(node.out):
         return None
@@ -215,7 +214,8 @@ def _bias(graph: Graph, node: Node) -> str | None:
     if value.producer is not None and value.producer.op == "reshape":
         value = next(iter(value.producer.input_values()))
     name = graph.parameter_name(value)
-    return name if name is not None and len(graph.users(value)) == 1 else None
+    fits = list(value.shape) == [outputs] and len(graph.users(value)) == 1
+    return name if fits else None
 
 
 def _norm_follows(graph: Graph, node: Node) -> bool:
