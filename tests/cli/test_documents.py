@@ -86,6 +86,8 @@ def small(words: list[str]) -> list[str]:
     parser = verbs.parser_of(Verb(verb))
     parsed = verbs.check(Verb(verb), arguments, " ".join(words))
     given = {name: value for name, value in _SMALL.items() if name in parser._option_string_actions}
+    if verb == "train":
+        given.pop("--repeats")  # of the data: nothing that makes it smaller
     if verb == "compare":
         given["--repeats"] = "100"  # it takes no fewer
     if verb == "prune":
