@@ -15,6 +15,9 @@ _SAMPLES = 4096
 _EACH = 8
 """Positions looked at for each input of an output channel."""
 
+MOST_INPUTS = 2400
+"""Inputs of an output channel up to which a layer is refitted; equations of more take minutes, not seconds."""
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -87,17 +90,17 @@ def _some(total: int, count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def patches_of(node: Node, graph: Graph) -> Patches | None:
-    """How ``node`` reads; None when it is no layer with a weight of its own, or has another layout of channels."""
+    """How ``node`` reads; None when it is no layer with a weight of its own, has another layout, or is too large."""
     if node.op == "conv2d":
-        name = graph.parameter_name(node.value("filter"))
-        if name is None or node.attrs.get("data_format", "NCHW") not in ("NCHW", "AnyLayout"):
-            return None
-        return Patches(node, "input", name, 0, tuple(node.value("filter").shape))
-    weight = node.value("y")
+        argument, weight, made_axis = "input", node.value("filter"), 0
+        known = node.attrs.get("data_format", "NCHW") == "NCHW"
+    else:
+        argument, weight, made_axis = "x", node.value("y"), 0 if node.attrs.get("transpose_y") else 1
+        known = len(weight.shape) == 2 and not node.attrs.get("transpose_x")
     name = graph.parameter_name(weight)
-    if name is None or len(weight.shape) != 2 or node.attrs.get("transpose_x"):
+    if name is None or not known or np.prod(weight.shape) // weight.shape[made_axis] > MOST_INPUTS:
         return None
-    return Patches(node, "x", name, 0 if node.attrs.get("transpose_y") else 1, tuple(weight.shape))
+    return Patches(node, argument, name, made_axis, tuple(weight.shape))
 
 
 def _windows(x: np.ndarray, node: Node, kernel: tuple[int, ...]) -> np.ndarray:

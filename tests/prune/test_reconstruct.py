@@ -72,6 +72,13 @@ def test_patches_times_weights_is_the_convolution(options: dict[str, Any]) -> No
     np.testing.assert_array_equal(patches.weights(matrices, "float32"), layer[1].weight.numpy())
 
 
+def test_layers_of_too_many_inputs_are_left_alone() -> None:
+    for channels, refitted in ((64, True), (300, False)):
+        model = captured(nn.Sequential(nn.Conv2D(3, channels, 1), nn.Conv2D(channels, 2, 3)))
+        node = next(n for n in model.eval_graph.nodes if n.name == "1")
+        assert (patches_of(node, model.eval_graph) is not None) == refitted
+
+
 def doubled(second: nn.Layer) -> nn.Sequential:
     """A net whose channels 4 to 7 are those before them, times two."""
     paddle.seed(0)
