@@ -133,6 +133,17 @@ def channel_axis(node: Node) -> int | None:
     return rank - 2 if node.attrs.get("transpose_y") else rank - 1
 
 
+def is_patch(node: Node) -> bool:
+    """Whether a convolution takes patches of few channels: an even kernel, a stride of 4 or more, fewer than 64 inputs.
+
+    Such are the spatial reductions of SegFormer's first stage.
+    """
+    if node.op != "conv2d":
+        return False
+    _, channels, *kernel = weight_of(node).shape
+    return channels < 64 and min(node.attrs["strides"]) >= 4 and all(size % 2 == 0 and size >= 4 for size in kernel)
+
+
 def fused_output(graph: Graph, node: Node) -> Value:
     """The output of ``node`` with the bias and the activation that engines compute together with it."""
     value = node.out
@@ -248,6 +259,8 @@ def _left_float(
             left[node.name] = "was asked to stay float"
         elif node.name in logits:
             left[node.name] = "makes the logits"
+        elif profile.float_patches and is_patch(node):
+            left[node.name] = "computed wrong by OpenVINO in int8"
         elif not all_layers and macs[node.name] < LEAST_SHARE * total:
             left[node.name] = "too small to gain"
     return left

@@ -47,6 +47,8 @@ class Profile:
             OpenVINO corrects every sum of products for another zero point than 0; ONNX Runtime wants one type.
         integer_sizes: whether sizes are read of integers in the exported file. Engines on a CPU dequantize a whole
             tensor that a Shape reads; TensorRT wants a DequantizeLinear behind every QuantizeLinear.
+        float_patches: convolutions of few channels with an even kernel and a long stride (`placement.is_patch`) stay
+            float: OpenVINO 2026.4.1 computes them wrong in int8 on processors with AMX.
         logits_share: layers behind which no other layer comes stay float if they have at most this share of the MACs.
         engines: engines whose speed is the purpose.
     """
@@ -65,6 +67,7 @@ class Profile:
     bias: str
     signed_middle: bool
     integer_sizes: bool
+    float_patches: bool
     logits_share: float
     engines: tuple[str, ...]
 
@@ -119,6 +122,7 @@ _CPU = Profile(
     bias="int32",
     signed_middle=False,
     integer_sizes=True,
+    float_patches=True,
     logits_share=0.02,
     engines=("onnxruntime", "openvino"),
 )
@@ -162,6 +166,7 @@ PROFILES: dict[str, Profile] = {
             products_of_activations=True,
             bias="float",
             integer_sizes=False,
+            float_patches=False,
             engines=("tensorrt",),
         ),
         replace(
@@ -175,6 +180,7 @@ PROFILES: dict[str, Profile] = {
             products_of_activations=True,
             bias="float",
             integer_sizes=False,
+            float_patches=False,
             engines=(),
         ),
     )

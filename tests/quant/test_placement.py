@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import paddle
 import pytest
+from paddle import nn
 from quant_nets import SHAPE, small_model
 
 from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import capture
 from paddleseg_slim.quant.placement import Placement
 from paddleseg_slim.quant.profiles import PROFILES
 from paddleseg_slim.quant.ptq import QuantSettings, prepare
@@ -42,6 +45,18 @@ def test_every_target(target: str) -> None:
     logits = "head" in placement.layers
     assert logits == (placement.macs["head"] > PROFILES[target].logits_share * sum(placement.macs.values()))
     assert ("fuse.2" in outputs) == (logits or "conv2d" in PROFILES[target].quantized_output)
+
+
+@pytest.mark.parametrize(("target", "stays"), [("cpu", True), ("openvino-vnni", True), ("tensorrt", False)])
+def test_patches_stay_float_where_openvino_computes_them_wrong(target: str, stays: bool) -> None:
+    paddle.seed(0)
+    net = nn.Sequential(
+        nn.Conv2D(3, 32, 3, padding=1), nn.Conv2D(32, 32, 4, stride=4), nn.Conv2D(32, 64, 3), nn.Conv2D(64, 8, 4, 4)
+    )
+    net.eval()
+    layer = capture(net, [paddle.static.InputSpec([None, 3, 32, 32], "float32", "image")])
+    left = prepare(layer, QuantSettings(target=target, all_layers=True), (1, 3, 32, 32))[1].left
+    assert list(left) == (["1"] if stays else [])
 
 
 def test_patterns_types_and_widths() -> None:
