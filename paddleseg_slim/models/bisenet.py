@@ -178,12 +178,12 @@ class BGA(nn.Layer):
     def __init__(self, channels: int, align_corners: bool) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.db_branch_keep = nn.Sequential(DepthwiseConvBN(channels, channels, 3), nn.Conv2D(channels, channels, 1))
+        self.db_branch_keep = nn.Sequential(DepthwiseConvBN(channels, channels, 3), Conv2D(channels, channels, 1))
         self.db_branch_down = nn.Sequential(
             ConvBN(channels, channels, 3, stride=2), nn.AvgPool2D(kernel_size=3, stride=2, padding=1)
         )
         self.sb_branch_keep = nn.Sequential(
-            DepthwiseConvBN(channels, channels, 3), nn.Conv2D(channels, channels, 1), nn.Sigmoid()
+            DepthwiseConvBN(channels, channels, 3), Conv2D(channels, channels, 1), nn.Sigmoid()
         )
         self.sb_branch_up = ConvBN(channels, channels, 3)
         self.conv = ConvBN(channels, channels, 3)
@@ -203,7 +203,7 @@ class SegHead(nn.Layer):
     def __init__(self, in_channels: int, mid_channels: int, num_classes: int) -> None:
         super().__init__()
         self.conv_3x3 = nn.Sequential(ConvBNReLU(in_channels, mid_channels, 3), nn.Dropout(0.1))
-        self.conv_1x1 = nn.Conv2D(mid_channels, num_classes, 1)
+        self.conv_1x1 = Conv2D(mid_channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, h, w]`` -> logits ``[N, classes, h, w]``."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from paddleseg_slim.models.layers import AuxLayer
+from paddleseg_slim.models.layers import AuxLayer, Conv2D
 
 
 class ContextHead(nn.Layer, ABC):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class ContextHead(nn.Layer, ABC):  # type: ignore[misc]
             enable_auxiliary_loss: whether there is an auxiliary head, in training and in evaluation.
         """
         self.dropout = nn.Dropout(0.1)
-        self.conv = nn.Conv2D(channels, num_classes, 1)
+        self.conv = Conv2D(channels, num_classes, 1)
         if enable_auxiliary_loss:
             self.auxlayer = AuxLayer(auxiliary, auxiliary // 4, num_classes)
         self.enable_auxiliary_loss = enable_auxiliary_loss

@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_slim.models.features import exactly
-from paddleseg_slim.models.layers import ASPPModule, ConvBNReLU, SeparableConvBNReLU, resize_to, spatial_size
+from paddleseg_slim.models.layers import ASPPModule, Conv2D, ConvBNReLU, SeparableConvBNReLU, resize_to, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -97,7 +97,7 @@ class Decoder(nn.Layer):
         self.conv_bn_relu1 = ConvBNReLU(in_channels, 48, 1, data_format=data_format)
         self.conv_bn_relu2 = SeparableConvBNReLU(48 + aspp_channels, 256, 3, padding=1, data_format=data_format)
         self.conv_bn_relu3 = SeparableConvBNReLU(256, 256, 3, padding=1, data_format=data_format)
-        self.conv = nn.Conv2D(256, num_classes, 1, data_format=data_format)
+        self.conv = Conv2D(256, num_classes, 1, data_format=data_format)
         self.align_corners = align_corners
         self.data_format = data_format
 
@@ -161,7 +161,7 @@ class DeepLabV3Head(nn.Layer):
     ) -> None:
         super().__init__()
         self.aspp = ASPPModule(aspp_ratios, backbone_channels[0], aspp_out_channels, align_corners, image_pooling=True)
-        self.cls = nn.Conv2D(aspp_out_channels, num_classes, 1)
+        self.cls = Conv2D(aspp_out_channels, num_classes, 1)
         self.backbone_indices = tuple(backbone_indices)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from paddle import Tensor, nn
 
 from paddleseg_slim.models.layers import (
     AuxLayer,
+    Conv2D,
     ConvBN,
     ConvBNReLU,
     PPModule,
@@ -152,7 +153,7 @@ class Classifier(nn.Layer):
         super().__init__()
         self.dsconv1 = SeparableConvBNReLU(in_channels, in_channels, 3, padding=1)
         self.dsconv2 = SeparableConvBNReLU(in_channels, in_channels, 3, padding=1)
-        self.conv = nn.Conv2D(in_channels, num_classes, 1)
+        self.conv = Conv2D(in_channels, num_classes, 1)
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from paddle import Tensor, nn
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.models.layers import ConvBNReLU, feature_channels, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBNReLU, feature_channels, resize_to, spatial_size
 from paddleseg_slim.models.weights import init_convs, load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -65,7 +65,7 @@ class FCNHead(nn.Layer):
     def __init__(self, in_channels: int, channels: int, num_classes: int, bias: bool) -> None:
         super().__init__()
         self.conv_1 = ConvBNReLU(in_channels, channels, 1, bias_attr=bias)
-        self.cls = nn.Conv2D(channels, num_classes, 1, bias_attr=bias)
+        self.cls = Conv2D(channels, num_classes, 1, bias_attr=bias)
         init_convs(self, nn.initializer.Normal(std=0.001))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 
 from paddleseg_slim.models.context_head import ContextHead
 from paddleseg_slim.models.features import exactly
-from paddleseg_slim.models.layers import ConvBNReLU, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBNReLU, resize_to, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -92,12 +92,12 @@ class GlobalContextBlock(nn.Layer):
         super().__init__()
         inner = int(channels * ratio)
         self.channels = channels
-        self.conv_mask = nn.Conv2D(channels, 1, 1)
+        self.conv_mask = Conv2D(channels, 1, 1)
         self.channel_add_conv = nn.Sequential(
-            nn.Conv2D(channels, inner, 1),
+            Conv2D(channels, inner, 1),
             nn.LayerNorm([inner, 1, 1]),
             nn.ReLU(),
-            nn.Conv2D(inner, channels, 1),
+            Conv2D(inner, channels, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:

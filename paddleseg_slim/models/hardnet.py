@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_slim.models.layers import ConvBNReLU, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBNReLU, resize_to, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -50,7 +50,7 @@ class HarDNet(nn.Layer):
         )
         self.encoder = Encoder(stem_channels[-1], ch_list, gr, grmul, n_layers)
         self.decoder = Decoder(ch_list[-1], self.encoder.skip_channels, gr, grmul, n_layers, align_corners)
-        self.cls_head = nn.Conv2D(self.decoder.out_channels, num_classes, 1)
+        self.cls_head = Conv2D(self.decoder.out_channels, num_classes, 1)
         self.align_corners = align_corners
         load_pretrained(self, pretrained)
 

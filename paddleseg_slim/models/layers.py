@@ -153,7 +153,7 @@ class AuxLayer(nn.Layer):
         super().__init__()
         self.conv_bn_relu = ConvBNReLU(in_channels, inter_channels, 3, padding=1, **conv)
         self.dropout = nn.Dropout(dropout_prob)
-        self.conv = nn.Conv2D(inter_channels, out_channels, 1)
+        self.conv = Conv2D(inter_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W]`` -> logits ``[N, out, H, W]``."""

@@ -121,7 +121,7 @@ class OverlapPatchEmbed(nn.Layer):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int, stride: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, dim, patch_size, stride, patch_size // 2)
+        self.proj = Conv2D(in_channels, dim, patch_size, stride, patch_size // 2)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
@@ -186,7 +186,7 @@ class Attention(nn.Layer):
         self.proj_drop = nn.Dropout(proj_drop)
         self.sr_ratio = sr_ratio
         if sr_ratio > 1:
-            self.sr = nn.Conv2D(dim, dim, sr_ratio, sr_ratio)
+            self.sr = Conv2D(dim, dim, sr_ratio, sr_ratio)
             self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, size: Any) -> Tensor:

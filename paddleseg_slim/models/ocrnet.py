@@ -9,7 +9,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.models.layers import ConvBNReLU, feature_channels, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBNReLU, feature_channels, resize_to, spatial_size
 from paddleseg_slim.models.weights import init_convs, load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -82,9 +82,9 @@ class OCRHead(nn.Layer):
         super().__init__()
         self.spatial_ocr = SpatialOCRModule(mid_channels, key_channels, mid_channels)
         self.conv3x3_ocr = ConvBNReLU(deep_channels, mid_channels, 3, padding=1)
-        self.cls_head = nn.Conv2D(mid_channels, num_classes, 1)
+        self.cls_head = Conv2D(mid_channels, num_classes, 1)
         self.aux_head = nn.Sequential(
-            ConvBNReLU(shallow_channels, shallow_channels, 1), nn.Conv2D(shallow_channels, num_classes, 1)
+            ConvBNReLU(shallow_channels, shallow_channels, 1), Conv2D(shallow_channels, num_classes, 1)
         )
         init_convs(self, nn.initializer.Normal(std=0.001))
 

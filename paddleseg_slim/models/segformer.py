@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_slim.models.layers import ConvBNReLU, feature_channels, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBNReLU, feature_channels, resize_to, spatial_size
 from paddleseg_slim.models.mix_transformer import to_map, to_tokens
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
@@ -39,7 +39,7 @@ class SegFormer(nn.Layer):
         )
         self.dropout = nn.Dropout2D(0.1)
         self.linear_fuse = ConvBNReLU(embedding_dim * 4, embedding_dim, 1, bias_attr=False)
-        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, 1)
+        self.linear_pred = Conv2D(embedding_dim, num_classes, 1)
         self.align_corners = align_corners
         load_pretrained(self, pretrained)
 

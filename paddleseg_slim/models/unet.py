@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_slim.models.layers import ConvBNReLU, resize_to, spatial_size
+from paddleseg_slim.models.layers import Conv2D, ConvBNReLU, resize_to, spatial_size
 from paddleseg_slim.models.weights import load_pretrained
 from paddleseg_slim.registry import MODELS
 
@@ -37,7 +37,7 @@ class UNet(nn.Layer):
         self.encode = Encoder(in_channels)
         self.decode = Decoder(align_corners, use_deconv)
         # One layer under two names: the published weights hold both.
-        self.cls = self.conv = nn.Conv2D(64, num_classes, 3, padding=1)
+        self.cls = self.conv = Conv2D(64, num_classes, 3, padding=1)
         load_pretrained(self, pretrained)
 
     def forward(self, x: Tensor) -> list[Tensor]:
