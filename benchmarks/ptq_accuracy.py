@@ -48,7 +48,8 @@ def quantize(reference: Reference, variant: str, args: argparse.Namespace) -> tu
     facts: dict[str, Any] = {"macs_share": calibration.placement.macs_share}
     if chosen:
         more = reference.calibration(args.reconstruction_images, seed=7)
-        report = reconstruct(layer, calibration.layer, more, args.seconds, executor=runs_on)
+        rounded = get_profile(args.target).bias == "int32"
+        report = reconstruct(layer, calibration.layer, more, args.seconds, executor=runs_on, int32_bias=rounded)
         facts["reconstruction"] = report.line()
     return layer, {**facts, "seconds": time.perf_counter() - began}
 
