@@ -15,14 +15,16 @@ def tensors(structure: Any) -> list[Any]:
     return [leaf for leaf in flatten(structure) if isinstance(leaf, paddle.Tensor)]
 
 
-def run_both(net: nn.Layer, graph: Any, inputs: list[Any], steps: int) -> list[list[list[np.ndarray]]]:
+def run_both(
+    net: nn.Layer, graph: Any, inputs: list[Any], steps: int, rate: float = 0.01
+) -> list[list[list[np.ndarray]]]:
     """Outputs, gradients and state of `steps` SGD steps, then of evaluation, from the same start, by each."""
     start = {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}
     results = []
     for model in (net, graph):
         net.set_state_dict(start)
         paddle.seed(7)
-        optimizer = paddle.optimizer.Momentum(0.01, parameters=model.parameters())
+        optimizer = paddle.optimizer.Momentum(rate, parameters=model.parameters())
         seen: list[list[np.ndarray]] = []
         model.train()
         for _ in range(steps):
@@ -41,8 +43,8 @@ def run_both(net: nn.Layer, graph: Any, inputs: list[Any], steps: int) -> list[l
     return results
 
 
-def assert_same(net: nn.Layer, graph: Any, inputs: list[Any], steps: int = 2) -> None:
-    expected, got = run_both(net, graph, inputs, steps)
+def assert_same(net: nn.Layer, graph: Any, inputs: list[Any], steps: int = 2, rate: float = 0.01) -> None:
+    expected, got = run_both(net, graph, inputs, steps, rate)
     for first, second in zip(expected, got):
         assert len(first) == len(second)
         for a, b in zip(first, second):  # the gradient of a bias is a sum over all pixels, taken in another order

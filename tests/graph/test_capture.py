@@ -61,7 +61,8 @@ def test_all_vision_models(name: str) -> None:
     options = {"with_pool": True} if name == "squeezenet1_0" else {}
     net = seeded(lambda: getattr(paddle.vision.models, name)(num_classes=7, **options))
     spec = [InputSpec([None, 3, size, size], "float32", "x")]
-    assert_same(net, capture(net, spec), [image(2, size or 64, size or 96)], steps=2 if size else 10)
+    rate = 1e-5 if name.startswith("vgg") else 0.01  # without normalisation it blows up in two steps
+    assert_same(net, capture(net, spec), [image(2, size or 64, size or 96)], steps=2 if size else 10, rate=rate)
 
 
 def test_lenet_has_one_channel() -> None:
