@@ -165,7 +165,9 @@ def _refit_norm(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> None:
     old = [model.tensor(name).numpy() for name in names]
     model.set_tensor(names[0], old[0] + (mean - mean0).astype(np.float32))
     floor = _FLOOR * old[1]
-    model.set_tensor(names[1], (old[1] * (variance + floor) / (variance0 + floor)).astype(np.float32))
+    base = variance0 + floor  # 0 for a dead channel whose stored variance decayed to 0: it stays
+    ratio = np.divide(variance + floor, base, out=np.ones_like(base), where=base > 0)
+    model.set_tensor(names[1], (old[1] * ratio).astype(np.float32))
 
 
 def _channels_last(tensor: Any) -> np.ndarray:
@@ -210,7 +212,9 @@ def _bias(graph: Graph, node: Node, outputs: int) -> str | None:
     users = graph.users(node.out)
     if len(users) != 1 or users[0].op != "add" or graph.is_output(node.out):
         return None
-    value = next(v for v in users[0].input_values() if v is not node.out)
+    value = next((v for v in users[0].input_values() if v is not node.out), None)
+    if value is None:  # added to itself
+        return None
     if value.producer is not None and value.producer.op == "reshape":
         value = next(iter(value.producer.input_values()))
     name = graph.parameter_name(value)

@@ -182,3 +182,37 @@ def test_nothing_removed_nothing_changed() -> None:
     dense = captured(nn.Sequential(nn.Conv2D(3, 4, 3), nn.ReLU(), nn.Conv2D(4, 2, 1)))
     assert reconstruct(dense, dense, images(2), {}) == []
     assert images_that_fit(dense, (1, 3, 20, 20)) > 1000 and images_that_fit(dense, (1, 3, 9000, 9000)) == 2
+
+
+def test_a_dead_channel_keeps_its_variance() -> None:
+    paddle.seed(0)
+    net = nn.Sequential(
+        nn.Conv2D(3, 8, 3), nn.ReLU(), nn.Conv2D(8, 6, 3, bias_attr=False), nn.BatchNorm2D(6), nn.ReLU(),
+        nn.Conv2D(6, 2, 1),
+    )  # fmt: skip
+    weight, variance = net[2].weight.numpy(), net[3]._variance.numpy()
+    weight[2], variance[2] = 0, 0  # what decay leaves of a channel behind which nothing is learned
+    net[2].weight.set_value(weight)
+    net[3]._variance.set_value(variance)
+    dense = captured(net)
+    pruned = cut(find_groups(dense, 20), {"0": [0, 1, 2, 5]})
+    reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
+    found = pruned.tensor("3._variance").numpy()
+    assert found[2] == 0 and np.isfinite(found).all()
+
+
+def test_an_output_added_to_itself_has_no_bias() -> None:
+    class Doubled(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2D(3, 8, 3), nn.Conv2D(8, 4, 3, bias_attr=False)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            y = self.second(nn.functional.relu(self.first(x)))
+            return y + y
+
+    paddle.seed(0)
+    dense = captured(Doubled())
+    pruned = cut(find_groups(dense, 20), {"first": [0, 1, 2, 5]})
+    done = reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
+    assert [layer.node for layer in done] == ["second"]
