@@ -16,7 +16,10 @@ import tiny
 from paddleseg_slim.chain import verbs
 from paddleseg_slim.chain.verbs import Verb
 
-DOCUMENTS = ("README.md", "README_cn.md", "docs/tutorial.md", "docs/tutorial_cn.md", "docs/benchmarks.md")
+DOCUMENTS = (
+    *("README.md", "README_cn.md", "docs/tutorial.md", "docs/tutorial_cn.md", "docs/benchmarks.md"),
+    *("docs/pruning.md", "docs/quantization.md", "docs/deployment.md"),
+)
 _BLOCK = re.compile(r"```shell\n(.*?)```", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Z_]+)=(\S.*)")
 _OWN = ("configs/", "slim/", "benchmarks/", "paddleseg_slim/")
