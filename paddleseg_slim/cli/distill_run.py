@@ -116,8 +116,10 @@ class Run:
         main = paddle.distributed.get_rank() == 0
         if main:
             write_json(folder / FACTS, self.facts)
-        if main and self.args.model_path and not (self.resume and (folder / BEFORE / stage.FILE_NAME).is_file()):
-            self._write(self.student, folder / BEFORE, BEFORE, "train", self._evaluate(self.student))
+        if self.args.model_path and not (self.resume and (folder / BEFORE / stage.FILE_NAME).is_file()):
+            before = self._evaluate(self.student)  # every process has its share of the images
+            if main:
+                self._write(self.student, folder / BEFORE, BEFORE, "train", before)
         hook = self._hook(folder)
         result = training.fit(
             *(self.student, self.task, self.config, self.settings),
@@ -131,8 +133,9 @@ class Run:
         if self.args.do_eval and best.is_file():
             load_weights(self.student, best)
         hook.remove()
+        metrics = self._evaluate(self.student)
         if main:
-            self._finish(folder, result)
+            self._finish(folder, result, metrics)
 
     def _hook(self, folder: Path) -> Distiller | Mutual:
         if self.args.mutual:
@@ -160,13 +163,12 @@ class Run:
 
     # ---- files
 
-    def _finish(self, folder: Path, result: TrainResult) -> None:
+    def _finish(self, folder: Path, result: TrainResult, metrics: Metrics) -> None:
         names = [type(term.loss).__name__ for term in self.terms] or ["DMLLoss"]
         teacher = self.args.teacher_model_path or self.args.teacher_config
         self.student.record.append(
             {"step": "distill", "losses": names, "teacher": teacher, "iters": result.iters, "version": __version__}
         )
-        metrics = self._evaluate(self.student)
         runner.log("[EVAL] distilled: %s", metrics.line())
         save(self.student, folder / "graph")
         base = BEFORE if (folder / BEFORE / stage.FILE_NAME).is_file() else None
