@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Quantize; see `add_arguments`."""
     arguments.at_least(args, batch_size=1, batch_nums=1, num_workers=0, reconstruct=0, max_drop=0)
     session = setup.start(args)
+    setup.one_process("Quantization after training")
     from paddleseg_slim import config as configs
     from paddleseg_slim.cli import quant_result
     from paddleseg_slim.tasks import build_task

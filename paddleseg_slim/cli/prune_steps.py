@@ -196,9 +196,7 @@ def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, 
     """Refit the layers of the pruned ``model`` on images of the training list, and say how near they come."""
     chosen = calibration_images(task, args.reconstruct_images, "train", args.seed)
     count = min(len(chosen), images_that_fit(dense, (1, *chosen[0]["img"].shape)))
-    samples = [chosen[index]["img"] for index in range(count)]
-    height, width = (min(image.shape[axis] for image in samples) for axis in (1, 2))
-    images = [_middle(image, height, width)[None] for image in samples]
+    images = of_one_size([chosen[index]["img"] for index in range(count)])
     entry = model.record[-1]
     with Progress(100, "[RECONSTRUCTION] %") as bar:
         done = reconstruct(model, dense, images, entry["kept"], lambda n, of: bar.step(100 * n // of - bar.done))
@@ -207,6 +205,24 @@ def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, 
         before, after = (float(np.mean([getattr(layer, when) for layer in done])) for when in ("before", "after"))
         text = "%d layers were refitted on %d images: mean error of their outputs %.3f, was %.3f."
         runner.log(text, len(done), len(images), after, before)
+
+
+_SIDE = 32
+"""What sizes are rounded down to where images differ: most models halve them five times."""
+
+
+def of_one_size(images: list[np.ndarray]) -> list[np.ndarray]:
+    """Images ``[3, H, W]`` as ``[1, 3, h, w]``: where they differ, the middles of those that are large enough.
+
+    The size is one that three quarters of the heights and of the widths reach.
+    """
+    sizes = np.array([image.shape[1:] for image in images])
+    if (sizes == sizes[0]).all():
+        return [image[None] for image in images]
+    height, width = (
+        max(1, int(side) // _SIDE) * min(_SIDE, int(side)) for side in np.quantile(sizes, 0.25, axis=0, method="lower")
+    )
+    return [_middle(i, height, width)[None] for i in images if i.shape[1] >= height and i.shape[2] >= width]
 
 
 def _middle(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Quantize and train; see `add_arguments`."""
     arguments.at_least(args, retraining_iters=1, batch_size=1, batch_nums=1, num_workers=0)
     session = setup.start(args)
+    setup.one_process("Quantization-aware training")
     from paddleseg_slim import config as configs
     from paddleseg_slim.cli import quant_result
     from paddleseg_slim.quant.quantizers import get_quantizer

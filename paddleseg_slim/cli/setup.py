@@ -57,6 +57,18 @@ def start(args: argparse.Namespace) -> Session:
     return Session(chosen, threads)
 
 
+def one_process(verb: str) -> None:
+    """Refuse ``paddle.distributed.launch`` for a command of which every process would do and write the same.
+
+    Raises:
+        UserError: there are several processes.
+    """
+    import paddle
+
+    if paddle.distributed.ParallelEnv().nranks > 1:
+        raise UserError(f"{verb} runs in one process.", "Start it without paddle.distributed.launch.")
+
+
 def precision(args: argparse.Namespace) -> str:
     """``fp16`` or ``fp32``, by ``--precision`` and ``--fp16`` where a command has them."""
     return "fp16" if getattr(args, "fp16", False) else str(getattr(args, "precision", "fp32"))

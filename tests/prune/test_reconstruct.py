@@ -10,6 +10,7 @@ import pytest
 from paddle import nn
 from prune.matrix import captured
 
+from paddleseg_slim.cli.prune_steps import of_one_size
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.patches import patches_of
@@ -216,3 +217,13 @@ def test_an_output_added_to_itself_has_no_bias() -> None:
     pruned = cut(find_groups(dense, 20), {"first": [0, 1, 2, 5]})
     done = reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
     assert [layer.node for layer in done] == ["second"]
+
+
+def test_images_of_many_sizes_are_refitted_at_one_that_most_reach() -> None:
+    def shapes(*sizes: tuple[int, int]) -> list[tuple[int, ...]]:
+        return [image.shape for image in of_one_size([np.zeros((3, *size), "float32") for size in sizes])]
+
+    assert shapes((50, 70), (50, 70)) == [(1, 3, 50, 70)] * 2
+    assert shapes((100, 300), (300, 100)) == [(1, 3, 96, 96)] * 2
+    assert shapes((20, 30), *[(200, 230)] * 7) == [(1, 3, 192, 224)] * 7
+    assert shapes((20, 30), (40, 28)) == [(1, 3, 20, 28)] * 2
