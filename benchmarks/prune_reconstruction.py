@@ -73,7 +73,8 @@ def main() -> None:
         return float(evaluate(fast_forward(layer, task, threads=args.threads), task).score)
 
     data = Data(read, -(-len(samples) // args.batch_size), task.accumulator, task.logits)
-    rows: list[dict[str, Any]] = [{"criterion": "", "ratio": 0.0, "cut": score(dense), "refitted": score(dense)}]
+    unpruned = score(dense)
+    rows: list[dict[str, Any]] = [{"criterion": "", "ratio": 0.0, "cut": unpruned, "refitted": unpruned}]
     for criterion in args.criteria:
         importance = importance_of(task, groups, criterion, args.seed)
         engine = best_executor(threads=args.threads)

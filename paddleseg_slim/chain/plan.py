@@ -91,6 +91,8 @@ class Plan:
     def config_of(self, step: Step) -> Config:
         """The resolved config that a step works with: its own ``config`` and ``opts``, besides those of the run."""
         own = verbs.by_destination(step.row, step.options)
+        if not own.get("config") and not own.get("opts"):
+            return self.config
         return load_config(own.get("config") or self.recipe.config, [*self.opts, *_opts(own.get("opts"))])
 
     def folder_of(self, step: Step) -> Path:

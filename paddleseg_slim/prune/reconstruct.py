@@ -124,9 +124,10 @@ def images_that_fit(model: GraphLayer, shape: Sequence[int]) -> int:
 
 
 def _batches(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The images in batches of equal size, two at least where there are two images."""
-    size = max(1, min(_BATCH, len(images) // 2))
-    return [np.concatenate(images[i : i + size]) for i in range(0, len(images) // size * size, size)]
+    """All images in batches of equal size, two at least where there are two images."""
+    most = max(1, min(_BATCH, len(images) // 2))
+    size = next(size for size in range(most, 0, -1) if len(images) % size == 0)
+    return [np.concatenate(images[i : i + size]) for i in range(0, len(images), size)]
 
 
 def _changed(graph: Graph, kept: Mapping[str, Any]) -> list[Node]:
@@ -150,12 +151,7 @@ def _refit_norm(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> None:
     stored = all(sides[0].graph.parameter_name(node.value(a)) is not None for a in ("mean", "variance"))
     if not stored or node.attrs.get("data_format", "NCHW") != "NCHW":
         return
-    moments = []
-    for side, own in zip(sides, (node, twin)):
-        means = np.concatenate([_channels_last(t).mean(axis=(1, 2)) for t in side.value(own.value("x"))])
-        squares = np.concatenate([np.square(_channels_last(t)).mean(axis=(1, 2)) for t in side.value(own.value("x"))])
-        mean = means.mean(axis=0, dtype=np.float64)
-        moments.append((mean, np.maximum(squares.mean(axis=0, dtype=np.float64) - mean**2, 0.0)))
+    moments = [_mean_and_variance(side.value(own.value("x"))) for side, own in zip(sides, (node, twin))]
     stay = _positions(kept, node.value("mean").name, 0)
     if not all(np.isfinite(array).all() for pair in moments for array in pair):
         return
@@ -170,9 +166,14 @@ def _refit_norm(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> None:
     model.set_tensor(names[1], (old[1] * ratio).astype(np.float32))
 
 
-def _channels_last(tensor: Any) -> np.ndarray:
-    array = tensor.numpy()
-    return np.moveaxis(array.reshape(*array.shape[:2], -1, 1), 1, -1)
+def _mean_and_variance(tensors: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Of every channel of tensors ``[N, C, ...]``, over images and positions, float64."""
+    arrays = [tensor.numpy().reshape(*tensor.shape[:2], -1) for tensor in tensors]
+    mean, square = (
+        np.concatenate([values.mean(axis=2) for values in kind]).mean(axis=0, dtype=np.float64)
+        for kind in (arrays, [np.square(array) for array in arrays])
+    )
+    return mean, np.maximum(square - mean**2, 0.0)
 
 
 def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | None:
@@ -232,7 +233,6 @@ def _norm_follows(graph: Graph, node: Node) -> bool:
 _REFITS: dict[str, Any] = {
     "conv2d": _refit_layer,
     "matmul": _refit_layer,
-    "linear": _refit_layer,
     "batch_norm": _refit_norm,
 }
 _INPUT = {"conv2d": "input"}
