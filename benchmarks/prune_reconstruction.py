@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg_slim import config as configs
 from paddleseg_slim.cli.evaluation import best_executor, fast_forward
-from paddleseg_slim.cli.prune_steps import CRITERION_IMAGES, Subset, reconstruct_layers
+from paddleseg_slim.cli.prune_steps import CRITERION_IMAGES, reconstruct_layers
 from paddleseg_slim.cli.setup import load_model
+from paddleseg_slim.cli.subset import evenly_spread
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture
@@ -52,7 +53,7 @@ def importance_of(task: Any, groups: ChannelGroups, criterion: str, seed: int) -
     """Scores of the channels by a criterion, with the images that the command takes."""
     if not needs_gradients(criterion):
         return scores(groups, criterion, None, seed)
-    some = Subset(task.val_dataset(), CRITERION_IMAGES)
+    some = evenly_spread(task.val_dataset(), CRITERION_IMAGES)
     images = (some[i]["img"][None] for i in range(len(some)))
     return scores(groups, criterion, gate_gradients(groups, images, task.logits, seed), seed)
 
@@ -61,7 +62,7 @@ def main() -> None:
     args = arguments()
     task = build_task(configs.load_config(args.config))
     model = load_model(task, args.model_path)
-    samples = Subset(task.val_dataset(), FAST_IMAGES)
+    samples = evenly_spread(task.val_dataset(), FAST_IMAGES)
     height, width = samples[0]["img"].shape[-2:]
     dense = model if isinstance(model, GraphLayer) else capture(model, task.input_spec(), fixed_size=(height, width))
     groups = find_groups(dense, (height, width), task.logits)

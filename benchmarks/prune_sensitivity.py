@@ -27,7 +27,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from paddleseg_slim import config as configs
-from paddleseg_slim.cli.prune_steps import Subset
+from paddleseg_slim.cli.subset import evenly_spread
 from paddleseg_slim.deploy.executor import executor
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.files import write_json
@@ -147,7 +147,7 @@ class Subject:
     @classmethod
     def of(cls, args: argparse.Namespace) -> Subject:
         task = build_task(configs.load_config(args.config))
-        samples = Subset(task.val_dataset(), args.images)
+        samples = evenly_spread(task.val_dataset(), args.images)
         height, width = samples[0]["img"].shape[-2:]
         groups = find_groups(model_of(args, task), (height, width), task.logits)
         engine, alone, workers = executor(args.engine, args.threads), executor(args.engine, 1), args.threads
@@ -158,10 +158,10 @@ class Subject:
 
     def data(self, count: int) -> Data:
         """``count`` images of the validation set in batches."""
-        return data_of(self.task, Subset(self.task.val_dataset(), count), self.batch_size)
+        return data_of(self.task, evenly_spread(self.task.val_dataset(), count), self.batch_size)
 
     def taylor(self) -> Curves:
-        few = Subset(self.task.val_dataset(), TAYLOR_IMAGES)
+        few = evenly_spread(self.task.val_dataset(), TAYLOR_IMAGES)
         images = (few[i]["img"][None] for i in range(len(few)))
         return taylor_curves(self.groups, gate_gradients(self.groups, images, self.task.logits), self.importance)
 

@@ -14,8 +14,8 @@ import numpy as np
 import paddle
 
 from paddleseg_slim import config as configs
-from paddleseg_slim.cli.quant_flags import calibration_images
 from paddleseg_slim.cli.setup import load_model
+from paddleseg_slim.cli.subset import calibration_images
 from paddleseg_slim.deploy.onnx import write_onnx
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, load
 from paddleseg_slim.graph import GraphLayer, capture

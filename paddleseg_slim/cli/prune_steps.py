@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.cli import evaluation, runner
-from paddleseg_slim.cli.quant_flags import calibration_images
+from paddleseg_slim.cli.subset import calibration_images, evenly_spread
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
@@ -50,21 +50,6 @@ STATE = "sensitivity.rank{rank}.npz"
 PICTURE = "sensitivities.png"
 
 
-class Subset:
-    """``count`` samples of a dataset, evenly spread."""
-
-    def __init__(self, dataset: Any, count: int | None) -> None:
-        self.dataset = dataset
-        total = len(dataset)
-        self.indices = np.unique(np.linspace(0, total - 1, min(count or total, total)).round().astype(int))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[int(self.indices[index])]
-
-
 class Analysis:
     """Importance and curves of a model's groups.
 
@@ -81,7 +66,7 @@ class Analysis:
     ) -> None:
         self.args, self.config, self.task, self.folder, self.groups = args, config, task, folder, groups
         self.path = folder / curve_files.FILE_NAME
-        self.samples = Subset(task.val_dataset(), args.sensitivity_images or IMAGES.get(args.sensitivity))
+        self.samples = evenly_spread(task.val_dataset(), args.sensitivity_images or IMAGES.get(args.sensitivity))
         self.gradients: dict[str, np.ndarray] | None = None
 
     def run(self) -> tuple[dict[str, np.ndarray], Curves]:
@@ -184,7 +169,7 @@ class Analysis:
     def _gradients(self) -> dict[str, np.ndarray]:
         samples = self.samples
         if needs_gradients(self.args.criterion):
-            samples = Subset(self.task.val_dataset(), self.args.sensitivity_images or CRITERION_IMAGES)
+            samples = evenly_spread(self.task.val_dataset(), self.args.sensitivity_images or CRITERION_IMAGES)
         images = (samples[i]["img"][None] for i in range(len(samples)))
         with Progress(len(samples), "[GRADIENTS]") as progress:
             return gate_gradients(

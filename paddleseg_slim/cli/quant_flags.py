@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import copy
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from paddleseg_slim.cli import evaluation
 from paddleseg_slim.errors import UserError
@@ -95,47 +92,6 @@ def settings_of(args: argparse.Namespace, device: str) -> QuantSettings:
         equalize=args.equalize,
         choice=Choice(args.observer, args.hist_percent, bias_correction=not args.no_bias_correction),
     )
-
-
-class Some:
-    """Some samples of a dataset.
-
-    Args:
-        dataset: any.
-        indices: of the samples.
-    """
-
-    def __init__(self, dataset: Any, indices: np.ndarray) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[int(self.indices[index])]
-
-
-def calibration_images(task: Task, count: int, which: str, seed: int) -> Some:
-    """Images of the training list as the model meets them in use: with the transforms of the evaluation.
-
-    Args:
-        task: gives the datasets.
-        count: how many; fewer where the list is shorter.
-        which: ``train`` or ``val``.
-        seed: of the choice.
-
-    Raises:
-        UserError: the list is empty.
-    """
-    if which == "train":
-        dataset = copy.copy(task.train_dataset())
-        dataset.transforms = task.val_dataset().transforms
-    else:
-        dataset = task.val_dataset()
-    if len(dataset) == 0:
-        raise UserError(f"The {which} list is empty.", "Give images to calibrate with.")
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    return Some(dataset, order[:count])
 
 
 def float_model(args: argparse.Namespace, task: Task, shape: tuple[int, ...]) -> GraphLayer:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import evaluation, quant_flags, runner
+from paddleseg_slim.cli import evaluation, runner
+from paddleseg_slim.cli.subset import calibration_images
 from paddleseg_slim.errors import GoalNotMet
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class QuantRun:
         """Batches of ``count`` images of the calibration set, chosen by ``--seed``."""
         from paddleseg_slim.train.evaluate import batches
 
-        chosen = quant_flags.calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
+        chosen = calibration_images(self.task, count, self.args.calibration_set, self.args.seed)
         return [batch["img"] for batch in batches(chosen, self.batch_size, self.args.num_workers)]
 
     def calibrate(self, settings: QuantSettings) -> Calibration:
