@@ -82,7 +82,7 @@ class Plan:
             self.config_of(step)
         parsers = [verbs.parser_of(step.row) for step in self.steps.values()]
         for name in self.recipe.common:
-            if name in (*_OF_THE_CHAIN, "config", "model_path", "save_dir"):
+            if name.replace("-", "_") in (*_OF_THE_CHAIN, "config", "model_path", "save_dir"):
                 raise UserError(f"{self.recipe.path}: common.{name} is not for all steps.", "Leave it out.")
             if not any(verbs.has_option(parser, name) for parser in parsers):
                 known = {a.dest for parser in parsers for a in parser._actions}

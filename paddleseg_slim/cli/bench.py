@@ -65,7 +65,13 @@ def add_turns(parser: argparse.ArgumentParser) -> None:
 
 
 def turns(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of `add_turns` as arguments of `deploy.benchmark.measure`."""
+    """The flags of `add_turns` as arguments of `deploy.benchmark.measure`.
+
+    Raises:
+        UserError: there are to be fewer runs at most than at least.
+    """
+    if args.max_repeats is not None and args.max_repeats < args.repeats:
+        raise UserError(f"--max_repeats is {args.max_repeats}, --repeats {args.repeats}.", "Give it as many or more.")
     return {name: getattr(args, name) for name in _TURNS}
 
 
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     arguments.at_least(args, batch=1, seed=0, interval=0)
+    repetitions = turns(args)
     if args.require_speedup is not None and args.require_speedup <= 0:
         raise UserError(f"--require-speedup is {args.require_speedup}.", "Give a positive number.")
     if args.save_dir:
@@ -94,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
                 base=args.base,
                 images=images,
                 data=args.images or "random",
-                **turns(args),
+                **repetitions,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     console = Console(width=None if sys.stdout.isatty() else 180)

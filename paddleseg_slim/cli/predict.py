@@ -140,7 +140,7 @@ def _listed(path: Path) -> list[tuple[Path, PurePath]]:
             f"--image_path {path} is neither a picture ({', '.join(SUFFIXES)}) nor a list in UTF-8.",
             "Give a picture, a folder or a list of pictures.",
         ) from None
-    entries: dict[str, None] = {}  # one that is listed twice counts once
+    entries: dict[PurePath, None] = {}  # one that is listed twice counts once, with "./" before it or not
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -149,17 +149,17 @@ def _listed(path: Path) -> list[tuple[Path, PurePath]]:
         entry = next((item for item in candidates if _is_file(path.parent / item)), None)
         if entry is None:
             raise UserError(f"{path}, line {number}: {candidates[-1][:100]} does not exist.", "Correct the list.")
-        entries[entry] = None
-    names = _names([PurePath(entry) for entry in entries])
-    found: dict[PurePath, str] = {}
-    for entry, name in zip(entries, names):
+        entries[PurePath(entry)] = None
+    names = _names(list(entries))
+    found: dict[PurePath, PurePath] = {}
+    for picture, name in zip(entries, names):
         if name in found:
             raise UserError(
-                f"{path}: the results of {found[name]} and {entry} would both be called {name}.",
+                f"{path}: the results of {found[name]} and {picture} would both be called {name}.",
                 "Predict them apart, into different folders.",
             )
-        found[name] = entry
-    return [(path.parent / entry, name) for entry, name in zip(entries, names)]
+        found[name] = picture
+    return [(path.parent / picture, name) for name, picture in found.items()]
 
 
 def _names(entries: list[PurePath]) -> list[PurePath]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 HELP = "prune a trained model and train it again"
 
+RECONSTRUCT_IMAGES = 64
+
 METHODS = ("channel", "unstructured", "gmp", "2:4")
 
 
@@ -69,7 +71,7 @@ def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
         "--no_reconstruct", action="store_true", help="leave the layers behind removed channels as they were"
     )
     group.add_argument(
-        "--reconstruct_images", type=int, default=64, metavar="N", help="of the training list; default 64"
+        "--reconstruct_images", type=int, metavar="N", help=f"of the training list; default {RECONSTRUCT_IMAGES}"
     )
 
 
@@ -83,13 +85,32 @@ def _add_retraining(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prune; see `add_arguments`."""
-    goal = goal_of(args)
+def check(args: argparse.Namespace) -> None:
+    """Say what is wrong with the flags alone.
+
+    Raises:
+        UserError: a number makes no sense, no goal or model is given, or one flag makes another one useless.
+    """
+    goal_of(args)
     least = {"retraining_iters": 0, "sparse_iters": 0, "sensitivity_images": 1, "reconstruct_images": 1}
     arguments.at_least(args, **least, batch_size=1, num_workers=0)
     if not args.model_path and not args.from_scratch:
         raise UserError("No --model_path is given.", "Give trained weights (--from_scratch prunes random ones).")
+    if args.reconstruct_images is not None:
+        without = {
+            "--no_reconstruct": args.no_reconstruct,
+            "--from_scratch": args.from_scratch,
+            f"--method {args.method}": args.method != "channel",
+        }
+        useless = next((flag for flag, given in without.items() if given), None)
+        if useless:
+            raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prune; see `add_arguments`."""
+    check(args)
+    goal = goal_of(args)
     session = setup.start(args)
     from paddleseg_slim import config as configs
     from paddleseg_slim.cli import prune_run

@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.cli import evaluation, runner
+from paddleseg_slim.cli.prune import RECONSTRUCT_IMAGES
 from paddleseg_slim.cli.subset import calibration_images, evenly_spread
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy.runtimes import RuntimeOptions
@@ -87,9 +88,16 @@ class Analysis:
             curves = self._measure(importance, fingerprint)
             if paddle.distributed.get_rank() == 0:
                 curves.write(self.path)
-                curve_files.draw(curves, self.folder / PICTURE)
-            runner.log("Sensitivities: %s (it replaces sen.pickle), picture: %s.", self.path, PICTURE)
+            self._show(curves)
         return importance, curves
+
+    def _show(self, curves: Curves) -> None:
+        if self.args.sensitivity == "none":
+            runner.log("Ranking: %s; no sensitivity was measured.", self.path)
+            return
+        if paddle.distributed.get_rank() == 0:
+            curve_files.draw(curves, self.folder / PICTURE)
+        runner.log("Sensitivities: %s (it replaces sen.pickle), picture: %s.", self.path, PICTURE)
 
     def fingerprint(self) -> dict[str, str]:
         """What the curves are valid for."""
@@ -179,7 +187,7 @@ class Analysis:
 
 def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, dense: GraphLayer) -> None:
     """Refit the layers of the pruned ``model`` on images of the training list, and say how near they come."""
-    chosen = calibration_images(task, args.reconstruct_images, "train", args.seed)
+    chosen = calibration_images(task, args.reconstruct_images or RECONSTRUCT_IMAGES, "train", args.seed)
     count = min(len(chosen), images_that_fit(dense, (1, *chosen[0]["img"].shape)))
     images = of_one_size([chosen[index]["img"] for index in range(count)])
     entry = model.record[-1]

@@ -17,13 +17,13 @@ OPS = {
     "conv2d": ("conv2d",),
     "depthwise_conv2d": ("depthwise_conv2d",),
     "conv2d_transpose": ("conv2d_transpose", "depthwise_conv2d_transpose"),
-    "mul": ("matmul", "linear", "addmm"),
-    "matmul": ("matmul", "linear", "addmm"),
-    "matmul_v2": ("matmul", "linear", "addmm"),
-    "linear": ("matmul", "linear", "addmm"),
+    "mul": ("matmul", "addmm"),
+    "matmul": ("matmul", "addmm"),
+    "matmul_v2": ("matmul", "addmm"),
+    "linear": ("matmul", "addmm"),
     "Conv2D": ("conv2d", "depthwise_conv2d"),
     "Conv2DTranspose": ("conv2d_transpose", "depthwise_conv2d_transpose"),
-    "Linear": ("matmul", "linear", "addmm"),
+    "Linear": ("matmul", "addmm"),
 }
 """``quantize_op_types`` and ``quantizable_layer_type`` of PaddleSlim -> ops of the graph."""
 

@@ -14,13 +14,17 @@ import paddle
 from paddle import nn
 
 from paddleseg_slim.deploy.description import FILE_NAME, Deploy, write_deploy
-from paddleseg_slim.deploy.head import OUTPUT_DTYPES, relative_error, with_head
+from paddleseg_slim.deploy.head import HEADS, OUTPUT_DTYPES, relative_error, with_head
 from paddleseg_slim.deploy.runtimes import load
 from paddleseg_slim.errors import SlimError, UserError
 from paddleseg_slim.graph import FILE_FORMATS, GraphLayer, capture, export_inference
 
 TOLERANCE = 1e-4
 """Largest error of the exported file, relative to the range of the logits."""
+
+_ROUNDING, _REACTIONS = 1e-5, 4
+"""A change of the images as small as what an engine rounds otherwise, and how many times as far as the model's own
+reaction to it the file may be: where a quantizer steps, one bit decides between two levels."""
 
 CHECK_SIZES = ((128, 160), (256, 224))
 """Heights and widths at which a file with dynamic ones is compared with its model."""
@@ -99,7 +103,7 @@ def export(
         RuntimeError: the file written does not give what the model gives; nothing is left of it.
     """
     model.eval()
-    references = reference_runs(model, logits, shape)
+    references = reference_runs(model, logits, shape, output_op)
     layer = model if isinstance(model, GraphLayer) else _captured(model, shape)
     headed = with_head(layer, logits, output_op)
     name, description = ("inference", "inference.yml") if for_fd else ("model", FILE_NAME)
@@ -112,7 +116,7 @@ def export(
         except UserError as problem:  # Paddle says nothing when a disk is full
             cause = f"The file just written cannot be loaded: {problem.cause}"
             raise SlimError(cause, "See that there is room on the disk, and export again.") from problem
-        if error > TOLERANCE:
+        if error > tolerance(references):
             raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")
         (target / description).unlink(missing_ok=True)  # a kill now must not leave it with files of another model
         for path in written:
@@ -150,24 +154,40 @@ def check_shapes(shape: Shape) -> list[Shape]:
     ]
 
 
-def reference_runs(model: nn.Layer, logits: Callable[[Any], Any], shape: Shape) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Run the model once at each of `check_shapes`; pairs of images and logits.
+@dataclass(frozen=True)
+class Reference:
+    """What the model gives for some images.
+
+    Attributes:
+        images: float32 ``[N, C, H, W]``.
+        logits: of them.
+        reaction: `relative_error` of the logits of images that differ by rounding.
+    """
+
+    images: np.ndarray
+    logits: np.ndarray
+    reaction: float
+
+
+def reference_runs(model: nn.Layer, logits: Callable[[Any], Any], shape: Shape, output_op: str) -> list[Reference]:
+    """Run the model at each of `check_shapes`.
 
     Raises:
         UserError: it does not run; the remedy names the next size at which it does, if there is one.
     """
-    pairs = []
+    references = []
     for wanted in check_shapes(shape):
         try:
             images = _images(wanted)
-            pairs.append((images, np.asarray(logits(_run(model, images)).numpy())))
+            given, near = (logits(_run(model, x)).numpy() for x in (images, images * np.float32(1 + _ROUNDING)))
         except _SHAPE_ERRORS as error:
             reason = next(iter(str(error).strip().splitlines()[-1:]), type(error).__name__)
             raise UserError(
                 f"The model does not run at {wanted[2]}x{wanted[3]} (height x width): {reason.strip()[:200]}",
                 _next_size(model, wanted),
             ) from error
-    return pairs
+        references.append(Reference(images, given, relative_error(given, HEADS[output_op](near), output_op)))
+    return references
 
 
 _SHAPE_ERRORS = (ValueError, RuntimeError, TypeError, AssertionError, UserError)
@@ -194,8 +214,13 @@ def _run(model: nn.Layer, images: np.ndarray) -> Any:
         return model(paddle.to_tensor(images))
 
 
-def compare(program: Path, references: Sequence[tuple[np.ndarray, np.ndarray]], output_op: str) -> float:
+def tolerance(references: Sequence[Reference]) -> float:
+    """Largest error of an exported file of the model that gave ``references``."""
+    return max(TOLERANCE, _REACTIONS * max(reference.reaction for reference in references))
+
+
+def compare(program: Path, references: Sequence[Reference], output_op: str) -> float:
     """Run the exported file in Paddle Inference on the images of `reference_runs`; the largest `relative_error`."""
     runtime = load(program, "paddle")
     name = runtime.inputs[0].name
-    return max(relative_error(expected, runtime.run({name: images})[0], output_op) for images, expected in references)
+    return max(relative_error(r.logits, runtime.run({name: r.images})[0], output_op) for r in references)

@@ -12,6 +12,7 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import Graph, GraphLayer, Value, add_node, remove_dead_nodes
 
 OUTPUT_DTYPES = {"argmax": "int32", "softmax": "float32", "none": "float32"}
+
 _ATTRS: dict[str, dict[str, Any]] = {
     "argmax": {"axis": 1, "keepdims": False, "flatten": False, "dtype": "int32"},
     "softmax": {"axis": 1},
@@ -89,3 +90,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
     return result
+
+
+HEADS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "argmax": lambda logits: logits.argmax(axis=1),
+    "softmax": _softmax,
+    "none": lambda logits: logits,
+}
+"""The output operations on logits ``[N, classes, ...]`` in NumPy."""

@@ -97,10 +97,28 @@ class ProgramReader:
         if key not in self._known:
             if operation.name() == "pd_op.if":
                 self._known[key] = self._decision(operation)
+            elif operation.name() == "pd_op.linear_v2":
+                self._known[key] = self._linear(operation)
             else:
                 node = self._operation(operation)
                 self._known[key] = [] if node is None else [node]
         return self._known[key]
+
+    def _linear(self, operation: Any) -> list[Node]:
+        """The product and the sum of a linear layer, which a Paddle that was built for GPUs calls one operation.
+
+        Every other Paddle has the two, so that one model is one graph wherever it is captured.
+        """
+        x, weight, bias = (self._values[operand.id] for operand in operation.operands_source())
+        transposed = bool(operation.attrs()["transpose_weight"])
+        result = operation.results()[0]
+        product = Node("", "matmul", {"x": x, "y": weight}, {"transpose_x": False, "transpose_y": transposed})
+        product.layer, product.name = self._name_node(operation, product.op)
+        product.outputs["out"] = Value(product.name, *_type(result), product)
+        total = Node("", "add", {"x": product.out, "y": bias}, {})
+        total.layer, total.name = self._name_node(operation, total.op)
+        total.outputs["out"] = self._values[result.id] = Value(total.name, *_type(result), total)
+        return [product, total]
 
     def _decision(self, operation: Any) -> list[Node]:
         """Both branches, and nodes that select one: what a branch computes has no effect but its result."""

@@ -123,7 +123,7 @@ def output_of_constant(node: Node, weight: np.ndarray, mean: np.ndarray) -> np.n
         return np.einsum("goi,gi->go", kernel, mean.reshape(groups, -1)).reshape(-1)
     if channel_axis(node) == 0 and "transpose" not in node.op:  # a linear layer with its weight as [out, in]
         return weight @ mean
-    if node.op in ("matmul", "linear", "addmm"):
+    if node.op in ("matmul", "addmm"):
         return mean @ weight
     groups = int(node.attrs.get("groups", 1))
     kernel = weight.reshape(groups, -1, *weight.shape[1:])

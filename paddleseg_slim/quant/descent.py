@@ -59,7 +59,7 @@ class Moments:
 
 def can_descend(node: Node) -> bool:
     """Whether the inputs of the products of this layer can be listed."""
-    return node.op in ("conv2d", "depthwise_conv2d", "linear", "addmm") or (
+    return node.op in ("conv2d", "depthwise_conv2d", "addmm") or (
         node.op == "matmul" and not node.attrs.get("transpose_x")
     )
 

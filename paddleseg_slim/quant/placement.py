@@ -19,7 +19,7 @@ from paddleseg_slim.quant.profiles import Profile
 
 WEIGHT_ARGUMENT = {
     "conv2d": "filter", "depthwise_conv2d": "filter", "conv2d_transpose": "filter",
-    "depthwise_conv2d_transpose": "filter", "matmul": "y", "linear": "weight", "addmm": "y",
+    "depthwise_conv2d_transpose": "filter", "matmul": "y", "addmm": "y",
 }  # fmt: skip
 ACTIVATION_ARGUMENT = {"conv2d": "input", "depthwise_conv2d": "input"}
 """Where an op with weights reads its activation, ``x`` for those not named."""

@@ -14,7 +14,7 @@ from paddleseg_slim.quant.node import Grid, symmetric, unsigned
 
 CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d"})
 TRANSPOSED = frozenset({"conv2d_transpose", "depthwise_conv2d_transpose"})
-PRODUCTS = frozenset({"matmul", "linear", "addmm"})
+PRODUCTS = frozenset({"matmul", "addmm"})
 MOVES = frozenset(
     {"reshape", "transpose", "flatten", "squeeze", "unsqueeze", "concat", "stack", "slice", "strided_slice", "split",
      "split_with_num", "max_pool2d_with_index", "nearest_interp", "pixel_shuffle", "shuffle_channel", "dropout"}

@@ -114,6 +114,7 @@ def test_a_step_takes_the_model_of_the_one_before(tmp_path):
         ({"steps": [{"ptq": {"config": "absent.yml"}}]}, "config absent.yml does not exist"),
         ({"steps": [{"ptq": {"opts": {"batch_sise": 2}}}]}, "batch_sise"),
         ({"steps": ["ptq"], "common": {"config": "x.yml"}}, "common.config is not for all steps"),
+        ({"steps": ["ptq"], "common": {"save-dir": "x"}}, "common.save-dir is not for all steps"),
         ({"steps": [], "goal": {"speedup": 2}}, "belong together"),
         ({"steps": [], "goal": {"speed": 2}, "tries": [{"name": "a", "steps": []}]}, "goal.speed"),
     ],

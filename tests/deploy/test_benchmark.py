@@ -192,6 +192,7 @@ def test_command(small: Path, tmp_path: Path) -> None:
         (["{model}", "--engine", "onnxruntime", "--input_shape", "1", "2", "3"], "has 3 numbers"),
         (["{model}", "--batch", "0"], "--batch is 0"),
         (["{model}", "--require-speedup", "-2"], "--require-speedup is -2"),
+        (["{model}", "--repeats", "5", "--max_repeats", "4"], "--max_repeats is 4"),
     ],
 )
 def test_command_refuses(small: Path, flags: list[str], text: str) -> None:

@@ -389,3 +389,34 @@ def test_a_model_that_counts_in_eval_mode_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(graph(image()).numpy(), first)
     np.testing.assert_allclose(graph(image()).numpy(), first / 2, rtol=1e-6)
     np.testing.assert_array_equal(load(tmp_path)(image())[0].numpy(), first)
+
+
+class _LinearOfGpus(paddle.nn.Linear):
+    """What `paddle.nn.Linear` is where Paddle was built for GPUs: one operation."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return paddle._C_ops.linear_v2(x, self.weight, self.bias, False)
+
+
+class _TransposedLinear(paddle.nn.Linear):
+    """The same under ``FLAGS_use_accuracy_compatible_kernel``."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return paddle._C_ops.linear_v2(x, self.weight.T.contiguous(), self.bias, True)
+
+
+@pytest.mark.skipif(not hasattr(paddle._C_ops, "linear_v2"), reason="this Paddle has no linear_v2")
+@pytest.mark.parametrize("kind", [_LinearOfGpus, _TransposedLinear])
+def test_a_linear_layer_is_one_graph_on_every_machine(kind: type[paddle.nn.Linear], tmp_path: Path) -> None:
+    kinds = (paddle.nn.Linear, kind)
+    layers = {which: paddle.nn.Sequential(which(6, 8), paddle.nn.ReLU(), which(8, 3)) for which in kinds}
+    layers[kind].set_state_dict(layers[paddle.nn.Linear].state_dict())
+    spec = [InputSpec([None, 6], "float32", "x")]
+    here, there = (capture(layer, spec) for layer in layers.values())
+    x = paddle.randn([5, 6])
+    np.testing.assert_allclose(here(x).numpy(), there(x).numpy(), rtol=1e-5, atol=1e-5)
+    if kind is _LinearOfGpus:
+        assert [(n.name, n.op) for n in there.eval_graph.nodes] == [(n.name, n.op) for n in here.eval_graph.nodes]
+    assert [n.op for n in there.train_graph.nodes if n.op in ("matmul", "linear_v2")] == ["matmul"] * 2
+    paddle.jit.save(layers[kind], str(tmp_path / "model"), input_spec=spec)
+    np.testing.assert_allclose(load(tmp_path / "model")(x)[0].numpy(), there(x).numpy(), rtol=1e-5, atol=1e-5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import paddle
 import pytest
 import tiny
 
+from paddleseg_slim.cli import prune
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import load, save
 from paddleseg_slim.report.stage import read_stage
 
@@ -128,6 +132,18 @@ def test_what_cannot_work_ends_before_it_takes_long(
     assert done.returncode == code, done.stderr
     assert text in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model.json").exists()
+
+
+@pytest.mark.parametrize(
+    "more", [["--no_reconstruct"], ["--method", "gmp"], ["--from_scratch", "--model_path", "m.pdparams"]]
+)
+def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
+    prune.check(parser.parse_args([*base, *more]))
+    with pytest.raises(UserError, match=re.escape(more[0])):
+        prune.check(parser.parse_args([*base, *more, "--reconstruct_images", "8"]))
 
 
 @pytest.mark.slow

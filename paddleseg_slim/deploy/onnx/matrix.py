@@ -31,13 +31,6 @@ def _product(b: Builder, node: Node) -> str:
     return b.op("MatMul", b.refs(node, "x", "vec" if node.op == "mv" else "y"), node, last=True)
 
 
-@writes("linear_v2")
-def _linear(b: Builder, node: Node) -> str:
-    weight = _operand(b, node, node.value("weight"), bool(node.attrs.get("transpose_weight")))
-    product = b.op("MatMul", [b.ref(node.value("input")), weight], node)
-    return b.op("Add", [product, b.ref(node.value("bias"))], node, last=True)
-
-
 @writes("addmm", "baddbmm")
 def _addmm(b: Builder, node: Node) -> str:
     addend, x, y = b.refs(node, "input", "x", "y")

@@ -30,7 +30,7 @@ def _outer(labels: Labels, inner: int, rank: int, out_rank: int, last: bool) -> 
     return moved(tuple(f for f in labels if inner not in f.axes), places)
 
 
-@RULES.register("matmul", "bmm", "linear")
+@RULES.register("matmul", "bmm")
 def matmul(walk: Walk, node: Node) -> None:
     """``[..., M, K] @ [..., K, N]``, either transposed; a linear layer is one whose second operand is a parameter."""
     x, y = node.value("x"), node.value("y")
