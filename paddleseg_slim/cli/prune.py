@@ -55,11 +55,13 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
 
 def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sensitivity")
-    modes = ("exact", "fast", "taylor", "none")
+    modes = ("exact", "fast", "refit", "taylor", "none")
     group.add_argument("--sensitivity", choices=modes, default="fast", help="how; none: rank all channels globally")
-    group.add_argument("--criterion", default="l1_norm", metavar="NAME", help="which channels of a group go first")
     group.add_argument(
-        "--sensitivity_images", type=int, metavar="N", help="how many; default: all, 16 (fast), 24 (taylor)"
+        "--criterion", metavar="NAME", help="which channels of a group go first; default: l1_norm, with refit: obs"
+    )
+    group.add_argument(
+        "--sensitivity_images", type=int, metavar="N", help="how many; default: all, 16 (fast, refit), 24 (taylor)"
     )
     group.add_argument("--label_free", action="store_true", help="divergence of the outputs instead of the metric")
     group.add_argument("--sensitivity_file", metavar="FILE", help="curves of another run, or PaddleSlim's sen.pickle")
@@ -106,10 +108,14 @@ def check(args: argparse.Namespace) -> None:
         if useless:
             raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
 
+    if args.sensitivity == "refit" and args.no_reconstruct:
+        raise UserError("--sensitivity refit measures what --no_reconstruct leaves out.", "Leave one of them out.")
+
 
 def run(args: argparse.Namespace) -> int:
     """Prune; see `add_arguments`."""
     check(args)
+    args.criterion = args.criterion or ("obs" if args.sensitivity == "refit" else "l1_norm")
     goal = goal_of(args)
     session = setup.start(args)
     from paddleseg_slim import config as configs

@@ -22,11 +22,14 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune import curves as curve_files
 from paddleseg_slim.prune.channels import ChannelGroups
-from paddleseg_slim.prune.criteria import needs_gradients
+from paddleseg_slim.prune.criteria import needs_gradients, needs_readers
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.divergence import DivergenceCounts
+from paddleseg_slim.prune.elimination import eliminations
 from paddleseg_slim.prune.ranking import ranking_curves, scores
+from paddleseg_slim.prune.readers import Reader, readers_of
 from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
+from paddleseg_slim.prune.refit_curves import refit_curves
 from paddleseg_slim.prune.sensitivity import (
     EXACT_RATIOS,
     FAST_IMAGES,
@@ -41,13 +44,14 @@ from paddleseg_slim.train import ranks
 from paddleseg_slim.train.evaluate import batches
 from paddleseg_slim.train.progress import Progress
 
-IMAGES = {"fast": FAST_IMAGES, "taylor": TAYLOR_IMAGES}
+IMAGES = {"fast": FAST_IMAGES, "refit": FAST_IMAGES, "taylor": TAYLOR_IMAGES}
 """How many images a mode looks at; others take all."""
 
 CRITERION_IMAGES = 32
 """Images of the gradients that a criterion judges channels by."""
 
 STATE = "sensitivity.rank{rank}.npz"
+REFIT_STATE = "sensitivity.rank{rank}.json"
 PICTURE = "sensitivities.png"
 
 
@@ -69,6 +73,7 @@ class Analysis:
         self.path = folder / curve_files.FILE_NAME
         self.samples = evenly_spread(task.val_dataset(), args.sensitivity_images or IMAGES.get(args.sensitivity))
         self.gradients: dict[str, np.ndarray] | None = None
+        self.readers: dict[str, list[Reader]] = {}
 
     def run(self) -> tuple[dict[str, np.ndarray], Curves]:
         """Importance of every channel and the curves; both files of the curves are written.
@@ -78,7 +83,13 @@ class Analysis:
         """
         if needs_gradients(self.args.criterion) or self.args.sensitivity == "taylor":
             self.gradients = self._gradients()
-        importance = scores(self.groups, self.args.criterion, self.gradients, self.args.seed)
+        removal: dict[str, np.ndarray] = {}
+        if needs_readers(self.args.criterion) or self.args.sensitivity == "refit":
+            self.readers = self._readers()
+        if needs_readers(self.args.criterion):
+            with Progress(len(self.readers), "[ELIMINATION]") as bar:
+                removal = eliminations(self.readers, lambda n, of: bar.step(n - bar.done))
+        importance = scores(self.groups, self.args.criterion, self.gradients, self.args.seed, removal)
         left = [g.name for g in self.groups.groups if g.name not in importance]
         if left:
             runner.log("%s cannot judge %d groups; they stay: %s.", self.args.criterion, len(left), ", ".join(left[:5]))
@@ -103,6 +114,8 @@ class Analysis:
         """What the curves are valid for."""
         a = self.args
         settings = [a.sensitivity, a.criterion, a.seed, a.label_free, len(self.samples)]
+        if self.readers:
+            settings.append(refit_images_count(a))
         first = self.samples[0]["img"], self.samples[len(self.samples) - 1]["img"]
         data = hashlib.sha256(
             json.dumps(self.config.to_dict().get("val_dataset"), default=str, sort_keys=True).encode()
@@ -142,9 +155,11 @@ class Analysis:
             assert self.gradients is not None
             return taylor_curves(self.groups, self.gradients, importance, fingerprint)
         rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-        state = self.folder / STATE.format(rank=rank)
+        state = self.folder / (REFIT_STATE if mode == "refit" else STATE).format(rank=rank)
         if not self.args.resume:
             state.unlink(missing_ok=True)
+        if mode == "refit":
+            return self._refit_curves(importance, fingerprint, state)
         size = self.args.batch_size or self.config.batch_size
         total = -(-len(range(rank, len(self.samples), world)) // size)
 
@@ -174,6 +189,27 @@ class Analysis:
                 total=ranks.total,
             )
 
+    def _readers(self) -> dict[str, list[Reader]]:
+        images = refit_images(self.args, self.task, self.groups.model)
+        with Progress(100, "[MOMENTS] %") as bar:
+            return readers_of(self.groups, images, lambda n, of: bar.step(100 * n // of - bar.done))
+
+    def _refit_curves(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str], state: Path) -> Curves:
+        images = of_one_size([self.samples[i]["img"] for i in range(len(self.samples))])
+        alone = [name for name in importance if not self.readers[name]]
+        if alone:
+            runner.log("%d groups have no layer behind that could be refitted; they stay: %s.", len(alone), alone[:5])
+        with Progress(len(importance), "[SENSITIVITY]") as bar:
+            return refit_curves(
+                self.groups,
+                importance,
+                self.readers,
+                images,
+                state=state,
+                fingerprint=fingerprint,
+                progress=lambda n, of: bar.step(n - bar.done),
+            )
+
     def _gradients(self) -> dict[str, np.ndarray]:
         samples = self.samples
         if needs_gradients(self.args.criterion):
@@ -187,9 +223,7 @@ class Analysis:
 
 def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, dense: GraphLayer) -> None:
     """Refit the layers of the pruned ``model`` on images of the training list, and say how near they come."""
-    chosen = calibration_images(task, args.reconstruct_images or RECONSTRUCT_IMAGES, "train", args.seed)
-    count = min(len(chosen), images_that_fit(dense, (1, *chosen[0]["img"].shape)))
-    images = of_one_size([chosen[index]["img"] for index in range(count)])
+    images = refit_images(args, task, dense)
     entry = model.record[-1]
     with Progress(100, "[RECONSTRUCTION] %") as bar:
         done = reconstruct(model, dense, images, entry["kept"], lambda n, of: bar.step(100 * n // of - bar.done))
@@ -198,6 +232,18 @@ def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, 
         before, after = (float(np.mean([getattr(layer, when) for layer in done])) for when in ("before", "after"))
         text = "%d layers were refitted on %d images: mean error of their outputs %.3f, was %.3f."
         runner.log(text, len(done), len(images), after, before)
+
+
+def refit_images_count(args: argparse.Namespace) -> int:
+    """How many images of the training list layers are refitted on, at most."""
+    return int(args.reconstruct_images or RECONSTRUCT_IMAGES)
+
+
+def refit_images(args: argparse.Namespace, task: Task, dense: GraphLayer) -> list[np.ndarray]:
+    """These images ``[1, 3, H, W]``, all of one size, as many as memory is set aside for."""
+    chosen = calibration_images(task, refit_images_count(args), "train", args.seed)
+    count = min(len(chosen), images_that_fit(dense, (1, *chosen[0]["img"].shape)))
+    return of_one_size([chosen[index]["img"] for index in range(count)])
 
 
 _SIDE = 32

@@ -27,12 +27,14 @@ class GroupWeights:
         scales: the scale of each BatchNorm that the channels go through, ``[channels]``.
         gate_gradients: gradient of the loss with respect to a gate of one on every channel, one row a sample,
             ``[samples, channels]``; only the criteria `needs_gradients` names read it.
+        elimination: cost of removing each channel ``[channels]`` (`elimination.elimination`); only ``obs`` reads it.
         rng: the source of `random`.
     """
 
     filters: Sequence[np.ndarray]
     scales: Sequence[np.ndarray] = ()
     gate_gradients: np.ndarray | None = None
+    elimination: np.ndarray | None = None
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
@@ -42,6 +44,11 @@ Criterion = Callable[[GroupWeights], Optional[np.ndarray]]
 def needs_gradients(name: str) -> bool:
     """Whether the criterion reads `GroupWeights.gate_gradients`."""
     return name in ("taylor", "fisher")
+
+
+def needs_readers(name: str) -> bool:
+    """Whether the criterion reads `GroupWeights.elimination`."""
+    return name == "obs"
 
 
 def needs_sparse_training(name: str) -> bool:
@@ -125,6 +132,12 @@ def taylor(group: GroupWeights) -> np.ndarray | None:
 def fisher(group: GroupWeights) -> np.ndarray | None:
     """Half the mean over samples of (dL/dgate)^2 (Theis et al., 2018; Liu et al., 2021, Group Fisher Pruning)."""
     return 0.5 * np.square(_gradients(group)).mean(axis=0)
+
+
+@CRITERIA.register("obs")
+def obs(group: GroupWeights) -> np.ndarray | None:
+    """What the layers that read a channel lose although they make up for it (`elimination`: Optimal Brain Surgeon)."""
+    return group.elimination
 
 
 @CRITERIA.register("random")

@@ -64,7 +64,7 @@ class Curves:
     """The curves of a model.
 
     Attributes:
-        mode: ``exact``, ``fast``, ``taylor`` or ``ranking``.
+        mode: ``exact``, ``fast``, ``refit``, ``taylor`` or ``ranking``.
         metric: what the losses are of: ``mIoU``, ``divergence``, ``taylor``.
         baseline: the metric of the untouched model.
         images: how many images the points were measured on.

@@ -12,7 +12,11 @@ from paddleseg_slim.prune.curves import Curves, GroupCurve
 
 
 def group_weights(
-    groups: ChannelGroups, group: Group, gradients: np.ndarray | None = None, seed: int = 0
+    groups: ChannelGroups,
+    group: Group,
+    gradients: np.ndarray | None = None,
+    seed: int = 0,
+    elimination: np.ndarray | None = None,
 ) -> GroupWeights:
     """Collect what the criteria look at (`criteria.GroupWeights`)."""
     filters, scales = [], []
@@ -25,7 +29,9 @@ def group_weights(
             scales.append(np.abs(rows).mean(axis=1))
         elif rows is not None:
             filters.append(rows)
-    return GroupWeights(filters, scales, gradients, np.random.default_rng([seed, len(group.name), group.width]))
+    return GroupWeights(
+        filters, scales, gradients, elimination, np.random.default_rng([seed, len(group.name), group.width])
+    )
 
 
 def _rows(array: np.ndarray, member: Member, width: int) -> np.ndarray | None:
@@ -39,7 +45,11 @@ def _rows(array: np.ndarray, member: Member, width: int) -> np.ndarray | None:
 
 
 def scores(
-    groups: ChannelGroups, criterion: str, gradients: Mapping[str, np.ndarray] | None = None, seed: int = 0
+    groups: ChannelGroups,
+    criterion: str,
+    gradients: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    elimination: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Importance of every channel, for the groups that the criterion can judge.
 
@@ -48,6 +58,7 @@ def scores(
         criterion: registered name.
         gradients: group -> ``[images, width]`` (`taylor.gate_gradients`), for the criteria that need them.
         seed: of ``random``.
+        elimination: group -> ``[width]`` (`elimination.eliminations`), for the criterion that needs it.
 
     Raises:
         UserError: no criterion has this name.
@@ -56,7 +67,7 @@ def scores(
     result = {}
     for group in groups.groups:
         own = gradients[group.name] if gradients is not None else None
-        score = judge(group_weights(groups, group, own, seed))
+        score = judge(group_weights(groups, group, own, seed, (elimination or {}).get(group.name)))
         if score is not None:
             result[group.name] = np.asarray(score, dtype=np.float64)
     return result
@@ -66,7 +77,7 @@ def ranking_curves(groups: ChannelGroups, importance: Mapping[str, np.ndarray], 
     """Curves of a global ranking: every group's scores divided by their mean, removed from the lowest on."""
     table = {}
     for name, values in importance.items():
-        same_scale = values if criterion == "opt_slim" else normalised(values)
+        same_scale = values if criterion in ("opt_slim", "obs") else normalised(values)
         curve = ranking_curve(same_scale)
         kept = list(range(len(values) - 1, 0, -1))
         order = np.argsort(values, kind="stable").tolist()

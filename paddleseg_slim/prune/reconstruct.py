@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import paddle
 
-from paddleseg_slim.graph import Graph, GraphLayer, Node, Value, extract, fix_size
-from paddleseg_slim.graph.run import Plan
+from paddleseg_slim.graph import Graph, GraphLayer, Node, fix_size
 from paddleseg_slim.prune.least_squares import Moments, fit
+from paddleseg_slim.prune.offsets import bias_of, mean_of
 from paddleseg_slim.prune.patches import patches_of
+from paddleseg_slim.prune.running import Running, batches_of
 
 _MOST_BYTES = 2 << 30
 """Of activations of both models together; see `images_that_fit`."""
 
-_BATCH = 8
 _ALIVE = 6
 """How many of the largest activations are taken to be alive at a time, both models together."""
 
@@ -52,34 +51,6 @@ class Refit:
     ridge: float
 
 
-class _Side:
-    """One model run up to one value after the other, on all images."""
-
-    def __init__(self, model: GraphLayer, batches: Sequence[np.ndarray]) -> None:
-        self.model = model
-        self.graph = fix_size(model.eval_graph, [batches[0].shape])
-        self._values: dict[Value, list[Any]] = {self.graph.inputs[0]: [paddle.to_tensor(batch) for batch in batches]}
-
-    def value(self, value: Value) -> list[Any]:
-        """Tensors of ``value``, one a batch, by the weights that the model has now."""
-        if value not in self._values:
-            part = extract(self.graph, self._values, [value])
-            plan = Plan(part, part.output_values())
-            table = {name: self.model.tensor(name) for _, name in plan.parameters}
-            parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]
-            given = [self._values[self.graph.value(v.name)] for v in part.inputs]
-            with paddle.no_grad():
-                self._values[value] = [plan.run(list(items), parameters)[0] for items in zip(*given)]
-        return self._values[value]
-
-    def forget(self, coming: Sequence[Value]) -> None:
-        """Free what none of the ``coming`` values is computed from."""
-        read = set(coming)
-        for node in self.graph.ancestors(coming, self._values):
-            read.update(node.input_values())
-        self._values = {value: tensors for value, tensors in self._values.items() if value in read}
-
-
 def reconstruct(
     model: GraphLayer,
     dense: GraphLayer,
@@ -99,8 +70,8 @@ def reconstruct(
     Returns:
         what was done to each convolution and linear layer, in order.
     """
-    batches = _batches(images)
-    sides = _Side(model, batches), _Side(dense, batches)
+    batches = batches_of(images)
+    sides = Running(model, batches), Running(dense, batches)
     graph, other = sides[0].graph, sides[1].graph
     nodes = [node for node in _changed(graph, kept) if node.op in _REFITS and other.has_node(node.name)]
     done = []
@@ -123,13 +94,6 @@ def images_that_fit(model: GraphLayer, shape: Sequence[int]) -> int:
     return max(2, _MOST_BYTES // (largest * _ALIVE))
 
 
-def _batches(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """All images in batches of equal size, two at least where there are two images."""
-    most = max(1, min(_BATCH, len(images) // 2))
-    size = next(size for size in range(most, 0, -1) if len(images) % size == 0)
-    return [np.concatenate(images[i : i + size]) for i in range(0, len(images), size)]
-
-
 def _changed(graph: Graph, kept: Mapping[str, Any]) -> list[Node]:
     """Nodes that read, or depend on, a parameter that was cut, and whose own parameters nobody else reads."""
     nodes = graph.dependents([value for name, value in graph.parameters.items() if name in kept])
@@ -137,7 +101,7 @@ def _changed(graph: Graph, kept: Mapping[str, Any]) -> list[Node]:
     return [node for node, values in zip(nodes, own) if all(len(graph.users(value)) == 1 for value in values)]
 
 
-_Sides = tuple[_Side, _Side]
+_Sides = tuple[Running, Running]
 _Kept = Mapping[str, Mapping[str, Sequence[int]]]
 
 
@@ -193,8 +157,8 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         halves[number % 2].add(rows, wanted)
     if not halves[1].count:
         halves[1] = halves[0]  # one image: nothing is left out
-    bias = _bias(sides[0].graph, node, old.shape[0] * old.shape[2])
-    centred = bias is not None or _norm_follows(sides[0].graph, node)
+    bias = bias_of(sides[0].graph, node, old.shape[0] * old.shape[2])
+    centred = bias is not None or mean_of(sides[0].graph, node) is not None
     new, before, after, ridge = fit(old, halves, centred)
     if not np.isfinite(before) or before < _SAME:
         return None
@@ -206,28 +170,6 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         array = model.tensor(bias).numpy()
         model.set_tensor(bias, (left + unpruned).reshape(array.shape).astype(array.dtype))
     return Refit(node.name, before, after, ridge)
-
-
-def _bias(graph: Graph, node: Node, outputs: int) -> str | None:
-    """Name of the parameter that is added to the ``outputs`` of ``node``, and to nothing else."""
-    users = graph.users(node.out)
-    if len(users) != 1 or users[0].op != "add" or graph.is_output(node.out):
-        return None
-    value = next((v for v in users[0].input_values() if v is not node.out), None)
-    if value is None:  # added to itself
-        return None
-    if value.producer is not None and value.producer.op == "reshape":
-        value = next(iter(value.producer.input_values()))
-    elif node.op == "conv2d":  # added to [N, C, H, W] as it is, it is one number a column
-        return None
-    name = graph.parameter_name(value)
-    fits = list(value.shape) == [outputs] and len(graph.users(value)) == 1
-    return name if fits else None
-
-
-def _norm_follows(graph: Graph, node: Node) -> bool:
-    users = graph.users(node.out)
-    return len(users) == 1 and users[0].op == "batch_norm" and not graph.is_output(node.out)
 
 
 _REFITS: dict[str, Any] = {

@@ -1,0 +1,79 @@
+"""Which channels the others can stand in for: removed one after the other, each time the one that is missed least.
+
+What a layer that reads the channels loses by the removal of some, when its weights on the others become the best
+possible ones, is a closed form of the second moments of what it reads (Hassibi and Stork, 1993, Optimal Brain Surgeon;
+layer by layer: Dong et al., 2017, L-OBS; for whole structures: Kurtic et al., 2023, ZipLM). With H their covariance,
+removing the rows S of the weight W costs ``W_S' ((H^-1)_SS)^-1 W_S``, and the rest moves by ``-(H^-1)_:S ((H^-1)_SS)^-1
+W_S``. A group's cost is the sum over its readers, each relative to the variance of its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from paddleseg_slim.prune.readers import Reader
+
+_TOGETHER = 32
+"""One in so many of the channels left goes at a time."""
+
+
+_LEAST = 1e-12
+
+
+class _Left:
+    """One reader while channels go: inverse covariance and weight of the rows that are left."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.inverse = np.linalg.inv(reader.covariance)
+        self.weight = reader.weight / np.sqrt(max(reader.variance, 1e-30))
+        self.rows = reader.rows.copy()
+
+    def costs(self) -> np.ndarray:
+        """Of removing each channel that is left."""
+        blocks = self.inverse[self.rows[:, :, None], self.rows[:, None, :]]
+        own = self.weight[self.rows]
+        return np.asarray((own * np.linalg.solve(blocks, own)).sum(axis=(1, 2)))
+
+    def remove(self, channels: np.ndarray) -> None:
+        """Remove channels, by their number among those left; the rows of other groups stay."""
+        gone = self.rows[channels].reshape(-1)
+        stay = np.setdiff1d(np.arange(len(self.weight)), gone)
+        across = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[np.ix_(gone, stay)])
+        self.weight = self.weight[stay] - across.T @ self.weight[gone]
+        self.inverse = self.inverse[np.ix_(stay, stay)] - self.inverse[np.ix_(stay, gone)] @ across
+        self.rows = np.searchsorted(stay, np.delete(self.rows, channels, axis=0))
+
+
+def elimination(readers: Sequence[Reader]) -> np.ndarray:
+    """Scores of a group's channels ``[width]``: the cost of the removal of each, no less than that of the one before.
+
+    Args:
+        readers: of the group, at least one.
+    """
+    left = [_Left(reader) for reader in readers]
+    width = len(readers[0].rows)
+    channels, scores, least = np.arange(width), np.zeros(width), _LEAST
+    while len(channels):
+        costs = np.sum([item.costs() for item in left], axis=0)
+        next_ones = np.argsort(costs, kind="stable")[: max(1, len(channels) // _TOGETHER)]
+        for number in next_ones:
+            least = max(float(costs[number]), least * (1 + 1e-9))  # no two are equal: the order is that of removal
+            scores[channels[number]] = least
+        for item in left:
+            item.remove(np.sort(next_ones))
+        channels = np.delete(channels, next_ones)
+    return scores
+
+
+def eliminations(
+    readers: Mapping[str, Sequence[Reader]], progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, np.ndarray]:
+    """`elimination` of every group that has a reader."""
+    found = {}
+    for number, (name, own) in enumerate(readers.items()):
+        progress(number, len(readers))
+        if own:
+            found[name] = elimination(own)
+    return found

@@ -1,0 +1,30 @@
+"""What takes up a constant that is added to every output of a layer: its bias, or the BatchNorm behind it."""
+
+from __future__ import annotations
+
+from paddleseg_slim.graph import Graph, Node
+
+
+def bias_of(graph: Graph, node: Node, outputs: int) -> str | None:
+    """Name of the parameter that is added to the ``outputs`` of ``node``, and to nothing else."""
+    users = graph.users(node.out)
+    if len(users) != 1 or users[0].op != "add" or graph.is_output(node.out):
+        return None
+    value = next((v for v in users[0].input_values() if v is not node.out), None)
+    if value is None:  # added to itself
+        return None
+    if value.producer is not None and value.producer.op == "reshape":
+        value = next(iter(value.producer.input_values()))
+    elif node.op == "conv2d":  # added to [N, C, H, W] as it is, it is one number a column
+        return None
+    name = graph.parameter_name(value)
+    fits = list(value.shape) == [outputs] and len(graph.users(value)) == 1
+    return name if fits else None
+
+
+def mean_of(graph: Graph, node: Node) -> str | None:
+    """Name of the mean of the BatchNorm that alone reads ``node``."""
+    users = graph.users(node.out)
+    if len(users) != 1 or users[0].op != "batch_norm" or graph.is_output(node.out):
+        return None
+    return graph.parameter_name(users[0].value("mean"))

@@ -1,0 +1,144 @@
+"""Channels that others can stand in for, and sensitivity with the layers behind refitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from prune.matrix import captured
+from prune.test_reconstruct import images, run, set_random_norms
+
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.prune.channels import ChannelGroups, find_groups
+from paddleseg_slim.prune.elimination import elimination, eliminations
+from paddleseg_slim.prune.ranking import ranking_curves, scores
+from paddleseg_slim.prune.readers import Reader, readers_of
+from paddleseg_slim.prune.reconstruct import reconstruct
+from paddleseg_slim.prune.refit_curves import refit_curves
+from paddleseg_slim.prune.surgery import cut
+
+TWINS = {3: 1, 6: 4}
+"""Channels that equal another one."""
+
+
+class Twins(nn.Layer):
+    """The first layer makes some channels twice; the second one reads them by other weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2D(3, 8, 3, padding=1, bias_attr=False)
+        self.norm = nn.BatchNorm2D(8)
+        self.second = nn.Conv2D(8, 6, 3, padding=1, bias_attr=False)
+        self.norm2 = nn.BatchNorm2D(6)
+        self.depthwise = nn.Conv2D(6, 6, 3, padding=1, groups=6, bias_attr=False)
+        self.last = nn.Conv2D(6, 4, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = nn.functional.relu(self.norm(self.first(x)))
+        return self.last(self.depthwise(nn.functional.relu(self.norm2(self.second(x)))))
+
+
+@pytest.fixture(scope="module")
+def twins() -> ChannelGroups:
+    paddle.seed(0)
+    net = Twins()
+    set_random_norms(net)
+    for tensor in (net.first.weight, net.norm.weight, net.norm.bias, net.norm._mean, net.norm._variance):
+        array = tensor.numpy()
+        for copy, of in TWINS.items():
+            array[copy] = array[of]
+        tensor.set_value(array)
+    return find_groups(captured(net), 20)
+
+
+@pytest.fixture(scope="module")
+def readers(twins: ChannelGroups) -> dict[str, list[Reader]]:
+    return readers_of(twins, images())
+
+
+def test_readers_look_through_depthwise_convolutions(readers: dict[str, list[Reader]]) -> None:
+    assert {name: [r.node.name for r in own] for name, own in readers.items()} == {
+        "first": ["second"],
+        "second": ["last"],
+    }
+    (reader,) = readers["first"]
+    assert reader.rows.shape == (8, 9) and reader.offset is not None and reader.offset[1] == 1
+    (behind,) = readers["second"]
+    assert behind.rows.shape == (6, 1) and behind.offset is not None and behind.offset == ("last.bias", -1)
+
+
+def test_twins_go_first(readers: dict[str, list[Reader]]) -> None:
+    found = elimination(readers["first"])
+    first, second, third = np.argsort(found, kind="stable")[:3]
+    pairs = [set(pair) for pair in TWINS.items()]
+    assert {int(first), int(second)} & pairs[0] and {int(first), int(second)} & pairs[1]
+    assert found[second] < 0.05 * found[third]
+    assert len(np.unique(found)) == 8
+
+
+def test_the_cost_is_what_is_missing_after_the_best_fit(readers: dict[str, list[Reader]]) -> None:
+    (reader,) = readers["second"]
+    found = elimination([reader])
+    lowest = int(found.argmin())
+    left = np.setdiff1d(np.arange(6), [lowest])
+    # the pull keeps numbers finite: it is a small part of the covariance, and counted in both
+    among, across = reader.covariance[np.ix_(left, left)], reader.covariance[left, lowest]
+    unexplained = reader.covariance[lowest, lowest] - across @ np.linalg.solve(among, across)
+    expected = unexplained * np.square(reader.weight[lowest]).sum() / reader.variance
+    np.testing.assert_allclose(found[lowest], expected, rtol=1e-9)
+
+
+def test_curves_know_that_the_readers_make_up(twins: ChannelGroups, readers: dict[str, list[Reader]]) -> None:
+    importance = eliminations(readers)
+    curves = refit_curves(twins, importance, readers, images(), ratios=(0.25, 0.5))
+    assert curves.groups["first"].kept == [6, 4]
+    twice, more = curves.groups["first"].losses
+    assert twice < 0.05 * more
+
+    keep = np.sort(np.argsort(importance["first"])[4:])
+    pruned = cut(twins, {"first": keep})
+    divergence = divergence_of(pruned, twins.model)
+    reconstruct(pruned, twins.model, images(), pruned.record[-1]["kept"])
+    assert divergence_of(pruned, twins.model) < 0.5 * divergence
+    np.testing.assert_allclose(divergence_of(pruned, twins.model), more, rtol=0.25)
+
+
+def divergence_of(model: GraphLayer, dense: GraphLayer) -> float:
+    """Mean Kullback-Leibler divergence of ``model`` from ``dense`` over the images, by hand."""
+    total = 0.0
+    for image in images():
+        new, old = run(model, image).astype(np.float64), run(dense, image).astype(np.float64)
+        new, old = (z - np.log(np.exp(z).sum(axis=1, keepdims=True)) for z in (new, old))
+        total += float((np.exp(old) * (old - new)).sum(axis=1).mean())
+    return total / len(images())
+
+
+def test_stopped_and_resumed(twins: ChannelGroups, readers: dict[str, list[Reader]], tmp_path: Path) -> None:
+    importance, state = eliminations(readers), tmp_path / "state.json"
+    whole = refit_curves(twins, importance, readers, images(), fingerprint={"weights": "a"})
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refit_curves(twins, importance, readers, images(), state=state, fingerprint={"weights": "a"}, progress=stop)
+    with pytest.raises(UserError, match="other weights"):
+        refit_curves(twins, importance, readers, images(), state=state, fingerprint={"weights": "b"})
+    resumed = refit_curves(twins, importance, readers, images(), state=state, fingerprint={"weights": "a"})
+    assert resumed == whole and not state.exists()
+    state.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        refit_curves(twins, importance, readers, images(), state=state)
+
+
+def test_the_criterion_ranks_over_all_groups(twins: ChannelGroups, readers: dict[str, list[Reader]]) -> None:
+    importance = scores(twins, "obs", elimination=eliminations(readers))
+    curves = ranking_curves(twins, importance, "obs")
+    assert set(curves.groups) == {"first", "second"}
+    assert curves.groups["first"].losses[1] < 0.05 * curves.groups["first"].losses[2]
+    assert scores(twins, "obs") == {}  # nothing was looked at: no group is judged
