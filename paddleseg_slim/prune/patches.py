@@ -9,14 +9,14 @@ import numpy as np
 
 from paddleseg_slim.graph import Graph, Node
 
-_SAMPLES = 4096
+SAMPLES = 4096
 """Positions looked at of a layer, or more where it has more inputs."""
 
-_EACH = 8
+EACH = 8
 """Positions looked at for each input of an output channel."""
 
 MOST_INPUTS = 2400
-"""Inputs of an output channel up to which a layer is refitted; equations of more take minutes, not seconds."""
+"""Inputs of an output channel up to which patches are looked at; equations of more take minutes, not seconds."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,14 @@ class Patches:
             return matrices.transpose(0, 2, 1).reshape(self.shape).astype(dtype)
         return (matrices[0] if self.made_axis == 1 else matrices[0].T).astype(dtype)
 
+    def outputs(self, numbers: np.ndarray) -> np.ndarray:
+        """A number for each output of those for each column of `matrices`, in one group."""
+        return numbers
+
+    def rows(self, x: np.ndarray, random: np.random.Generator, images: int) -> np.ndarray:
+        """What is read at some positions of a batch, ``[groups, P, fan in]``; see `sample`."""
+        return self._rows(x, self._places(x, random, images))
+
     def sample(
         self, x: np.ndarray, y: np.ndarray, stay: Any, random: np.random.Generator, images: int
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -71,21 +79,31 @@ class Patches:
             random: chooses the positions.
             images: in all batches together.
         """
-        fan_in = int(np.prod(self.shape)) // self.shape[self.made_axis]
-        share = len(x) / images
-        count = int(np.ceil(max(_SAMPLES, _EACH * fan_in) * share))
+        at = self._places(x, random, images)
         if not self.is_conv:
-            pick = _some(x.size // x.shape[-1], count, random)
-            return x.reshape(-1, x.shape[-1])[pick][None], y.reshape(-1, y.shape[-1])[pick][:, stay][None]
-        windows = _windows(x, self.node, self.shape[2:]).transpose(0, 2, 3, 1, 4, 5)
-        places = windows.shape[:3]
-        at = np.unravel_index(_some(int(np.prod(places)), count, random), places)
-        rows = windows[at].reshape(len(at[0]), self.groups, -1)
+            return self._rows(x, at), y.reshape(-1, y.shape[-1])[at][:, stay][None]
         wanted = y.transpose(0, 2, 3, 1)[at][:, stay].reshape(len(at[0]), self.groups, -1)
-        return rows.transpose(1, 0, 2), wanted.transpose(1, 0, 2)
+        return self._rows(x, at), wanted.transpose(1, 0, 2)
+
+    def _places(self, x: np.ndarray, random: np.random.Generator, images: int) -> Any:
+        """Indices of some output positions."""
+        fan_in = int(np.prod(self.shape)) // self.shape[self.made_axis]
+        count = int(np.ceil(max(SAMPLES, EACH * fan_in) * len(x) / images))
+        if not self.is_conv:
+            return some(x.size // x.shape[-1], count, random)
+        windows = _windows(x, self.node, self.shape[2:])
+        places = len(x), *windows.shape[2:4]
+        return np.unravel_index(some(int(np.prod(places)), count, random), places)
+
+    def _rows(self, x: np.ndarray, at: Any) -> np.ndarray:
+        if not self.is_conv:
+            return x.reshape(-1, x.shape[-1])[at][None]
+        windows = _windows(x, self.node, self.shape[2:]).transpose(0, 2, 3, 1, 4, 5)
+        return windows[at].reshape(len(at[0]), self.groups, -1).transpose(1, 0, 2)
 
 
-def _some(total: int, count: int, random: np.random.Generator) -> np.ndarray:
+def some(total: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """``count`` numbers below ``total``, or all of them if there are no more."""
     return np.arange(total) if total <= count else random.choice(total, count, replace=False)
 
 

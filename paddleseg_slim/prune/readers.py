@@ -7,12 +7,13 @@ weights on the others are the best possible ones: `elimination` orders channels 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from paddleseg_slim.graph import Graph, Node
-from paddleseg_slim.prune.channels import ChannelGroups, Member
+from paddleseg_slim.prune.by_channel import ByChannel, by_channel_of
+from paddleseg_slim.prune.channels import ChannelGroups, Group, Member
 from paddleseg_slim.prune.least_squares import Moments
 from paddleseg_slim.prune.offsets import bias_of, mean_of
 from paddleseg_slim.prune.patches import Patches, patches_of
@@ -27,8 +28,7 @@ class Reader:
     """A convolution or linear layer that reads all channels of a group.
 
     Attributes:
-        node: the layer, of the eval graph at the images' size.
-        patches: how it reads.
+        layer: how it reads; its node is of the eval graph at the images' size.
         weight: float64 ``[fan in, outputs]``.
         rows: int64 ``[width, k]``, the rows of the weight that read each channel.
         inputs: float64 ``[fan in]``, mean of what it reads.
@@ -38,8 +38,7 @@ class Reader:
             and then ``inputs`` is 0 and ``covariance`` is about 0.
     """
 
-    node: Node
-    patches: Patches
+    layer: Patches | ByChannel
     weight: np.ndarray
     rows: np.ndarray
     inputs: np.ndarray
@@ -49,7 +48,7 @@ class Reader:
 
     def offset_moved(self, weight: np.ndarray) -> np.ndarray:
         """By how much `offset` moves for another ``weight``, float64 ``[outputs]``."""
-        return np.asarray((self.inputs @ (weight - self.weight)) * (self.offset[1] if self.offset else 0))
+        return self.layer.outputs(self.inputs @ (weight - self.weight)) * (self.offset[1] if self.offset else 0)
 
     def without(self, removed: np.ndarray) -> np.ndarray:
         """The weight ``[fan in, outputs]`` that makes up for the ``removed`` channels; their rows are 0."""
@@ -72,46 +71,43 @@ def readers_of(
         progress: called with layers done and all.
 
     Returns:
-        group -> its readers in the order of the graph; without those that `patches.patches_of` refuses and
-        convolutions in groups, which mix no channels across them, and those that share their weight.
+        group -> its readers in the order of the graph; without convolutions in groups, which mix no channels across
+        them, and layers that share their weight.
     """
     model = Running(groups.model, batches_of(images))
-    axes: dict[str, list[tuple[str, Member]]] = {}
+    members: dict[str, list[tuple[Group, Member]]] = {}
     for group in groups.groups:
         for member in group.members:
             if not member.writes:
-                axes.setdefault(member.parameter, []).append((group.name, member))
-    layers = [(node, patches_of(node, model.graph)) for node in model.graph.nodes if node.op in ("conv2d", "matmul")]
-    own = [
-        (node, p)
-        for node, p in layers
-        if p is not None and len(model.graph.users(model.graph.parameters[p.weight])) == 1
-    ]
-    mixing = [(node, p) for node, p in own if p.groups == 1 and p.weight in axes]
+                members.setdefault(member.parameter, []).append((group, member))
+    layers = [layer for node in model.graph.nodes if (layer := _layer(node, model.graph)) and layer.weight in members]
     found: dict[str, list[Reader]] = {group.name: [] for group in groups.groups}
-    for number, (node, patches) in enumerate(mixing):
-        progress(number, len(mixing))
-        owners = [(n, m, rows) for n, m in axes[patches.weight] if (rows := _rows(m, patches)) is not None]
-        if owners:
-            weight, moments = _moments(model, node, patches)
-            offset = _offset(model.graph, node, weight.shape[1])
-            xx, _, yy = moments.products(centred=offset is not None)
-            pull = RIDGE * np.trace(xx[0]) / len(xx[0]) + 1e-12
-            inputs = moments.means()[0][0] * (offset is not None)
-            about = (inputs, xx[0] + pull * np.eye(len(xx[0])), float(yy.sum()), offset)
-            for name, _, rows in owners:
-                found[name].append(Reader(node, patches, weight, rows, *about))
-        model.forget([v for later, p in mixing[number + 1 :] for v in (later.value(p.argument), later.out)])
+    for number, layer in enumerate(layers):
+        progress(number, len(layers))
+        weight = layer.matrices(groups.model.tensor(layer.weight).numpy())[0].astype(np.float64)
+        read = [(g.name, _rows(m, g.width, len(weight))) for g, m in members[layer.weight] if m.axis != layer.made_axis]
+        if any(rows is not None for _, rows in read):
+            whole = _reader(model, layer, weight)
+            for name, rows in read:
+                if rows is not None:
+                    found[name].append(replace(whole, rows=rows))
+        model.forget([later.node.value(later.argument) for later in layers[number + 1 :]])
     return found
 
 
-def _rows(member: Member, patches: Patches) -> np.ndarray | None:
-    """Rows of the layer's matrix that read each channel; None where the axis is not its input's."""
-    if member.axis != 1 - patches.made_axis:
+def _layer(node: Node, graph: Graph) -> Patches | ByChannel | None:
+    """How a node reads and mixes all its channels by a weight of its own; None if it does not."""
+    if node.op not in ("conv2d", "matmul", "conv2d_transpose"):
         return None
-    each = int(np.prod(patches.shape)) // patches.shape[patches.made_axis] // len(member.channels)
-    width = int(member.channels.max()) + 1
-    channels = np.repeat(member.channels, each)
+    layer = (patches_of(node, graph) if node.op != "conv2d_transpose" else None) or by_channel_of(node, graph)
+    if layer is None or layer.groups != 1 or len(graph.users(graph.parameters[layer.weight])) != 1:
+        return None
+    return layer
+
+
+def _rows(member: Member, width: int, fan_in: int) -> np.ndarray | None:
+    """Rows of a layer's matrix that read each channel ``[width, k]``; None where some are read more often."""
+    channels = np.repeat(member.channels, fan_in // len(member.channels))
     counts = np.bincount(channels[channels >= 0], minlength=width)
     if not counts.min() or counts.min() != counts.max():
         return None
@@ -119,16 +115,22 @@ def _rows(member: Member, patches: Patches) -> np.ndarray | None:
     return order.reshape(width, -1)
 
 
+def _reader(model: Running, layer: Patches | ByChannel, weight: np.ndarray) -> Reader:
+    """The reader that a layer is, for the rows of no group yet."""
+    inputs = model.value(layer.node.value(layer.argument))
+    moments, random = Moments.none((1, len(weight), 0)), np.random.default_rng(0)
+    for tensor in inputs:
+        rows = layer.rows(tensor.numpy(), random, sum(len(t) for t in inputs))
+        moments.add(rows, rows[:, :, :0])  # outputs follow from what is read
+    offset = _offset(model.graph, layer.node, layer.shape[layer.made_axis])
+    xx = moments.products(centred=offset is not None)[0][0]
+    variance = float((weight * (xx @ weight)).sum())
+    pull = RIDGE * np.trace(xx) / len(xx) + 1e-12
+    mean = moments.means()[0][0] * (offset is not None)
+    nobody = np.zeros((0, 1), dtype=np.int64)
+    return Reader(layer, weight, nobody, mean, xx + pull * np.eye(len(xx)), variance, offset)
+
+
 def _offset(graph: Graph, node: Node, outputs: int) -> tuple[str, int] | None:
     mean, bias = mean_of(graph, node), bias_of(graph, node, outputs)
     return (mean, 1) if mean is not None else (bias, -1) if bias is not None else None
-
-
-def _moments(model: Running, node: Node, patches: Patches) -> tuple[np.ndarray, Moments]:
-    inputs, outputs = model.value(node.value(patches.argument)), model.value(node.out)
-    weight = patches.matrices(model.model.tensor(patches.weight).numpy()).astype(np.float64)
-    moments, random = Moments.none(weight.shape), np.random.default_rng(0)
-    many = sum(len(tensor) for tensor in inputs)
-    for x, y in zip(inputs, outputs):
-        moments.add(*patches.sample(x.numpy(), y.numpy(), slice(None), random, many))
-    return weight[0], moments

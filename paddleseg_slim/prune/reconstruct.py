@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.graph import Graph, GraphLayer, Node, fix_size
+from paddleseg_slim.prune.by_channel import by_channel_of
 from paddleseg_slim.prune.least_squares import Moments, fit
 from paddleseg_slim.prune.offsets import bias_of, mean_of
 from paddleseg_slim.prune.patches import patches_of
@@ -40,8 +41,8 @@ class Refit:
 
     Attributes:
         node: its name.
-        before, after: mean square error of its output against the dense model's, on images left out of the fit, as a
-            part of the variance of that output.
+        before, after: mean square error of its output (refitted by channel: its input) against the dense model's, on
+            images left out of the fit, as a part of the variance of that output.
         ridge: the pull chosen; infinity when the weights stay.
     """
 
@@ -144,7 +145,7 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
     """Fit the weights of a convolution or linear layer."""
     patches = patches_of(node, sides[0].graph)
     if patches is None:
-        return None
+        return _refit_by_channel(sides, node, twin, kept)
     inputs, outputs = sides[0].value(node.value(patches.argument)), sides[1].value(twin.out)
     stay = _positions(kept, patches.weight, patches.made_axis)
     model = sides[0].model
@@ -172,8 +173,43 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
     return Refit(node.name, before, after, ridge)
 
 
+def _refit_by_channel(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | None:
+    """Give a layer the dense model's weights on guesses of that model's inputs; see `by_channel`."""
+    layer = by_channel_of(node, sides[0].graph)
+    if layer is None:
+        return None
+    pairs = list(zip(*(side.value(own.value(layer.argument)) for side, own in zip(sides, (node, twin)))))
+    left, all_channels = (tensor.shape[1] for tensor in pairs[0])
+    halves, random = [Moments.none((1, left, all_channels)) for _ in range(2)], np.random.default_rng(0)
+    for number, pair in enumerate(pairs):
+        both = np.concatenate([tensor.numpy() for tensor in pair], axis=1)
+        rows = layer.rows(both, random, sum(len(x) for x, _ in pairs))
+        halves[number % 2].add(rows[:, :, :left], rows[:, :, left:])
+    if not halves[1].count:
+        halves[1] = halves[0]
+    bias = bias_of(sides[0].graph, node, layer.shape[layer.made_axis])
+    centred = bias is not None or mean_of(sides[0].graph, node) is not None
+    as_cut = np.eye(all_channels)[_positions(kept, layer.weight, 1 - layer.made_axis)][None]
+    guess, before, after, ridge = fit(as_cut, halves, centred)
+    if not np.isfinite(before) or before < _SAME:
+        return None
+    stay = _positions(kept, layer.weight, layer.made_axis)
+    dense = np.moveaxis(sides[1].model.tensor(layer.weight).numpy(), layer.made_axis, 0)[stay]
+    matrix = layer.matrices(np.moveaxis(dense, 0, layer.made_axis))
+    model = sides[0].model
+    model.set_tensor(layer.weight, layer.weights(guess @ matrix, dense.dtype))
+    if bias is not None:
+        inputs_mean, all_mean = (halves[0] + halves[1]).means()
+        constant = layer.outputs((all_mean - inputs_mean @ guess[0]) @ matrix[0])
+        unpruned = sides[1].model.tensor(bias).numpy().reshape(-1)[_positions(kept, bias, 0)]
+        array = model.tensor(bias).numpy()
+        model.set_tensor(bias, (constant + unpruned).reshape(array.shape).astype(array.dtype))
+    return Refit(node.name, before, after, ridge)
+
+
 _REFITS: dict[str, Any] = {
     "conv2d": _refit_layer,
+    "conv2d_transpose": _refit_by_channel,
     "matmul": _refit_layer,
     "batch_norm": _refit_norm,
 }

@@ -40,7 +40,7 @@ class _Rest:
 
     def __init__(self, model: Running, readers: Sequence[Reader], wanted: Value) -> None:
         graph = model.graph
-        names = [r.patches.weight for r in readers] + [r.offset[0] for r in readers if r.offset]
+        names = [r.layer.weight for r in readers] + [r.offset[0] for r in readers if r.offset]
         nodes = graph.dependents([graph.parameters[name] for name in names])
         made = {value for node in nodes for value in node.output_values()}
         self.reaches = wanted in made
@@ -53,8 +53,8 @@ class _Rest:
         table = dict(self._model.model.tensors())
         for reader in self._readers:
             weight = reader.without(removed)
-            name = reader.patches.weight
-            table[name] = paddle.to_tensor(reader.patches.weights(weight[None], np.float32))
+            name = reader.layer.weight
+            table[name] = paddle.to_tensor(reader.layer.weights(weight[None], np.float32))
             if reader.offset:
                 old = table[reader.offset[0]]
                 moved = reader.offset_moved(weight).astype(np.float32)

@@ -12,6 +12,8 @@ from prune.matrix import captured
 
 from paddleseg_slim.cli.prune_steps import of_one_size
 from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.prune import patches as patches_module
+from paddleseg_slim.prune.by_channel import by_channel_of
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.patches import patches_of
 from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
@@ -73,11 +75,30 @@ def test_patches_times_weights_is_the_convolution(options: dict[str, Any]) -> No
     np.testing.assert_array_equal(patches.weights(matrices, "float32"), layer[1].weight.numpy())
 
 
-def test_layers_of_too_many_inputs_are_left_alone() -> None:
-    for channels, refitted in ((64, True), (300, False)):
+def test_layers_of_too_many_inputs_are_looked_at_channel_by_channel() -> None:
+    for channels, patches in ((64, True), (300, False)):
         model = captured(nn.Sequential(nn.Conv2D(3, channels, 1), nn.Conv2D(channels, 2, 3)))
         node = next(n for n in model.eval_graph.nodes if n.name == "1")
-        assert (patches_of(node, model.eval_graph) is not None) == refitted
+        assert (patches_of(node, model.eval_graph) is not None) == patches
+        assert by_channel_of(node, model.eval_graph) is not None
+
+
+def test_a_layer_looked_at_channel_by_channel_makes_what_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outputs are cut, too, and what is missing is made of the others and of a constant."""
+    monkeypatch.setattr(patches_module, "MOST_INPUTS", 1)
+    net = doubled(nn.Conv2D(8, 16, 3))
+    paddle.seed(1)
+    net.extend([nn.Sigmoid(), nn.Conv2D(16, 4, 1)])
+    weight, bias = net[2].weight.numpy(), net[2].bias.numpy()
+    weight[8:], bias[8:] = weight[:8], bias[:8]
+    net[2].weight.set_value(weight), net[2].bias.set_value(bias)
+    dense = captured(net)
+    groups = find_groups(dense, 20)
+    pruned = cut(groups, {groups.groups[0].name: [0, 1, 2, 3], groups.groups[1].name: list(range(8))})
+    before = error(pruned, dense, images(1)[0])
+    done = reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
+    assert [layer.node for layer in done] == ["2", "4"]
+    assert before > 0.1 and error(pruned, dense, images(1)[0]) < 1e-4
 
 
 def doubled(second: nn.Layer) -> nn.Sequential:
@@ -90,7 +111,13 @@ def doubled(second: nn.Layer) -> nn.Sequential:
 
 
 @pytest.mark.parametrize(
-    "second", [lambda: nn.Conv2D(8, 6, 3, stride=2, padding="SAME"), lambda: nn.Conv2D(8, 6, 1, bias_attr=False)]
+    "second",
+    [
+        lambda: nn.Conv2D(8, 6, 3, stride=2, padding="SAME"),
+        lambda: nn.Conv2D(8, 6, 1, bias_attr=False),
+        lambda: nn.Conv2DTranspose(8, 6, 3, stride=2),
+        lambda: nn.Conv2DTranspose(8, 6, 2, stride=2, bias_attr=False),
+    ],
 )
 def test_what_can_be_made_of_the_others_is_made_of_them(second: Any) -> None:
     dense = captured(doubled(second()))

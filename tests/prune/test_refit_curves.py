@@ -13,6 +13,7 @@ from prune.test_reconstruct import images, run, set_random_norms
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.prune import patches as patches_module
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
 from paddleseg_slim.prune.elimination import elimination, eliminations
 from paddleseg_slim.prune.ranking import ranking_curves, scores
@@ -61,7 +62,7 @@ def readers(twins: ChannelGroups) -> dict[str, list[Reader]]:
 
 
 def test_readers_look_through_depthwise_convolutions(readers: dict[str, list[Reader]]) -> None:
-    assert {name: [r.node.name for r in own] for name, own in readers.items()} == {
+    assert {name: [r.layer.node.name for r in own] for name, own in readers.items()} == {
         "first": ["second"],
         "second": ["last"],
     }
@@ -142,3 +143,23 @@ def test_the_criterion_ranks_over_all_groups(twins: ChannelGroups, readers: dict
     assert set(curves.groups) == {"first", "second"}
     assert curves.groups["first"].losses[1] < 0.05 * curves.groups["first"].losses[2]
     assert scores(twins, "obs") == {}  # nothing was looked at: no group is judged
+
+
+@pytest.mark.parametrize("second", ["wide", "transposed"])
+def test_readers_that_are_looked_at_channel_by_channel(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    paddle.seed(0)
+    first = nn.Conv2D(3, 8, 3, bias_attr=False)
+    weight = first.weight.numpy()
+    weight[5] = -2 * weight[0]
+    first.weight.set_value(weight)
+    behind = nn.Conv2DTranspose(8, 4, 3) if second == "transposed" else nn.Conv2D(8, 4, 3)
+    if second == "wide":
+        monkeypatch.setattr(patches_module, "MOST_INPUTS", 1)
+    groups = find_groups(captured(nn.Sequential(first, behind)), 20)
+    readers = readers_of(groups, images())
+    (reader,) = readers["0"]
+    assert reader.rows.shape == (8, 1)
+    importance = eliminations(readers)
+    assert int(importance["0"].argmin()) in (0, 5)
+    curves = refit_curves(groups, importance, readers, images(), ratios=(0.125, 0.25))
+    assert curves.groups["0"].losses[0] < 1e-4 < curves.groups["0"].losses[1]

@@ -1,0 +1,70 @@
+"""Layers that are refitted channel by channel: what is missing at a position is guessed from what is left there.
+
+A layer that is too wide for `patches`, or a transposed convolution, is given not the weights nearest to its output but
+those of the dense model on guesses of its inputs: with ``B`` the best linear map from the channels left to those of the
+dense model, ``W_new = B' W``. It needs the moments of the channels alone, whatever the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paddleseg_slim.graph import Graph, Node
+from paddleseg_slim.prune.patches import EACH, SAMPLES, some
+
+_INPUT_AXIS = {"conv2d": 1, "conv2d_transpose": 0}
+
+
+@dataclass(frozen=True)
+class ByChannel:
+    """How such a layer reads; see `patches.Patches`, whose attributes and methods these are.
+
+    Attributes:
+        node: the layer.
+        argument: its input.
+        weight: name of its weight.
+        made_axis: axis of the weight that counts the outputs; its input's is the other one of the first two.
+        shape: of the weight.
+    """
+
+    node: Node
+    argument: str
+    weight: str
+    made_axis: int
+    shape: tuple[int, ...]
+
+    groups = 1
+
+    def matrices(self, weight: np.ndarray) -> np.ndarray:
+        """The weight as ``[1, channels read, everything else]``."""
+        return np.moveaxis(weight, 1 - self.made_axis, 0).reshape(1, weight.shape[1 - self.made_axis], -1)
+
+    def weights(self, matrices: np.ndarray, dtype: Any) -> np.ndarray:
+        """The inverse of `matrices`, for any number of channels read."""
+        rest = [side for axis, side in enumerate(self.shape) if axis != 1 - self.made_axis]
+        array = matrices[0].reshape(len(matrices[0]), *rest)
+        return np.moveaxis(array, 0, 1 - self.made_axis).astype(dtype)
+
+    def outputs(self, numbers: np.ndarray) -> np.ndarray:
+        """Sums over the kernel ``[outputs]`` of a number for each column of `matrices`."""
+        return np.asarray(numbers.reshape(self.shape[self.made_axis], -1).sum(axis=1))
+
+    def rows(self, x: np.ndarray, random: np.random.Generator, images: int) -> np.ndarray:
+        """Channels ``[1, P, channels]`` at some positions of a batch ``[N, C, H, W]``."""
+        count = int(np.ceil(max(SAMPLES, EACH * x.shape[1]) * len(x) / images))
+        image, row, column = np.unravel_index(some(x.size // x.shape[1], count, random), (len(x), *x.shape[2:]))
+        return x[image, :, row, column][None]
+
+
+def by_channel_of(node: Node, graph: Graph) -> ByChannel | None:
+    """How ``node`` reads; None when it is no convolution in one group with a weight of its own, channels first."""
+    if node.op not in _INPUT_AXIS or int(node.attrs.get("groups") or 1) != 1:
+        return None
+    name = graph.parameter_name(node.value("filter"))
+    argument = next(a for a in ("input", "x") if node.inputs.get(a) is not None)
+    if name is None or node.attrs.get("data_format", "NCHW") != "NCHW":
+        return None
+    return ByChannel(node, argument, name, 1 - _INPUT_AXIS[node.op], tuple(node.value("filter").shape))
