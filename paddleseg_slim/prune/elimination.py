@@ -32,17 +32,18 @@ class _Left:
 
     def costs(self) -> np.ndarray:
         """Of removing each channel that is left."""
-        blocks = self.inverse[self.rows[:, :, None], self.rows[:, None, :]]
-        own = self.weight[self.rows]
-        return np.asarray((own * np.linalg.solve(blocks, own)).sum(axis=(1, 2)))
+        blocks = self.inverse[:, self.rows[:, :, None], self.rows[:, None, :]]
+        own = self.weight[:, self.rows]
+        return np.asarray((own * np.linalg.solve(blocks, own)).sum(axis=(0, 2, 3)))
 
     def remove(self, channels: np.ndarray) -> None:
         """Remove channels, by their number among those left; the rows of other groups stay."""
         gone = self.rows[channels].reshape(-1)
-        stay = np.setdiff1d(np.arange(len(self.weight)), gone)
-        across = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[np.ix_(gone, stay)])
-        self.weight = self.weight[stay] - across.T @ self.weight[gone]
-        self.inverse = self.inverse[np.ix_(stay, stay)] - self.inverse[np.ix_(stay, gone)] @ across
+        stay = np.setdiff1d(np.arange(self.weight.shape[1]), gone)
+        beside = self.inverse[:, gone]
+        across = np.linalg.solve(beside[:, :, gone], beside[:, :, stay])
+        self.weight = self.weight[:, stay] - across.transpose(0, 2, 1) @ self.weight[:, gone]
+        self.inverse = self.inverse[:, stay][:, :, stay] - self.inverse[:, stay][:, :, gone] @ across
         self.rows = np.searchsorted(stay, np.delete(self.rows, channels, axis=0))
 
 

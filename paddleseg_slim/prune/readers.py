@@ -29,10 +29,10 @@ class Reader:
 
     Attributes:
         layer: how it reads; its node is of the eval graph at the images' size.
-        weight: float64 ``[fan in, outputs]``.
-        rows: int64 ``[width, k]``, the rows of the weight that read each channel.
-        inputs: float64 ``[fan in]``, mean of what it reads.
-        covariance: float64 ``[fan in, fan in]`` of what it reads, with the pull on its diagonal.
+        weight: float64 ``[G, fan in, outputs of a group]``, G groups of the convolution.
+        rows: int64 ``[width, k]``, the rows of the weight that read each channel, the same in every group.
+        inputs: float64 ``[G, fan in]``, mean of what it reads.
+        covariance: float64 ``[G, fan in, fan in]`` of what it reads, with the pull on its diagonal.
         variance: of its outputs, summed.
         offset: parameter that takes up a constant added to its outputs, and the sign with which it does; None for none,
             and then ``inputs`` is 0 and ``covariance`` is about 0.
@@ -48,15 +48,17 @@ class Reader:
 
     def offset_moved(self, weight: np.ndarray) -> np.ndarray:
         """By how much `offset` moves for another ``weight``, float64 ``[outputs]``."""
-        return self.layer.outputs(self.inputs @ (weight - self.weight)) * (self.offset[1] if self.offset else 0)
+        moved = (self.inputs[:, None] @ (weight - self.weight)).reshape(-1)
+        return self.layer.outputs(moved) * (self.offset[1] if self.offset else 0)
 
     def without(self, removed: np.ndarray) -> np.ndarray:
-        """The weight ``[fan in, outputs]`` that makes up for the ``removed`` channels; their rows are 0."""
+        """The weight, of its own shape, that makes up for the ``removed`` channels; their rows are 0."""
         gone = self.rows[removed].reshape(-1)
-        left = np.setdiff1d(np.arange(len(self.weight)), gone)
-        wanted = self.covariance[np.ix_(left, gone)] @ self.weight[gone]
+        left = np.setdiff1d(np.arange(self.weight.shape[1]), gone)
+        beside = self.covariance[:, left]
+        made_up = np.linalg.solve(beside[:, :, left], beside[:, :, gone] @ self.weight[:, gone])
         weight = np.zeros_like(self.weight)
-        weight[left] = self.weight[left] + np.linalg.solve(self.covariance[np.ix_(left, left)], wanted)
+        weight[:, left] = self.weight[:, left] + made_up
         return weight
 
 
@@ -71,8 +73,7 @@ def readers_of(
         progress: called with layers done and all.
 
     Returns:
-        group -> its readers in the order of the graph; without convolutions in groups, which mix no channels across
-        them, and layers that share their weight.
+        group -> its readers in the order of the graph; without layers that share their weight.
     """
     model = Running(groups.model, batches_of(images))
     members: dict[str, list[tuple[Group, Member]]] = {}
@@ -84,8 +85,9 @@ def readers_of(
     found: dict[str, list[Reader]] = {group.name: [] for group in groups.groups}
     for number, layer in enumerate(layers):
         progress(number, len(layers))
-        weight = layer.matrices(groups.model.tensor(layer.weight).numpy())[0].astype(np.float64)
-        read = [(g.name, _rows(m, g.width, len(weight))) for g, m in members[layer.weight] if m.axis != layer.made_axis]
+        weight = layer.matrices(groups.model.tensor(layer.weight).numpy()).astype(np.float64)
+        fan_in = weight.shape[1]
+        read = [(g.name, _rows(m, g.width, fan_in)) for g, m in members[layer.weight] if m.axis != layer.made_axis]
         if any(rows is not None for _, rows in read):
             whole = _reader(model, layer, weight)
             for name, rows in read:
@@ -96,11 +98,11 @@ def readers_of(
 
 
 def _layer(node: Node, graph: Graph) -> Patches | ByChannel | None:
-    """How a node reads and mixes all its channels by a weight of its own; None if it does not."""
+    """How a node reads and mixes channels by a weight of its own; None if it does not."""
     if node.op not in ("conv2d", "matmul", "conv2d_transpose"):
         return None
     layer = (patches_of(node, graph) if node.op != "conv2d_transpose" else None) or by_channel_of(node, graph)
-    if layer is None or layer.groups != 1 or len(graph.users(graph.parameters[layer.weight])) != 1:
+    if layer is None or len(graph.users(graph.parameters[layer.weight])) != 1:
         return None
     return layer
 
@@ -118,17 +120,18 @@ def _rows(member: Member, width: int, fan_in: int) -> np.ndarray | None:
 def _reader(model: Running, layer: Patches | ByChannel, weight: np.ndarray) -> Reader:
     """The reader that a layer is, for the rows of no group yet."""
     inputs = model.value(layer.node.value(layer.argument))
-    moments, random = Moments.none((1, len(weight), 0)), np.random.default_rng(0)
+    moments, random = Moments.none((*weight.shape[:2], 0)), np.random.default_rng(0)
     for tensor in inputs:
         rows = layer.rows(tensor.numpy(), random, sum(len(t) for t in inputs))
         moments.add(rows, rows[:, :, :0])  # outputs follow from what is read
     offset = _offset(model.graph, layer.node, layer.shape[layer.made_axis])
-    xx = moments.products(centred=offset is not None)[0][0]
+    xx = moments.products(centred=offset is not None)[0]
     variance = float((weight * (xx @ weight)).sum())
-    pull = RIDGE * np.trace(xx) / len(xx) + 1e-12
-    mean = moments.means()[0][0] * (offset is not None)
+    pull = RIDGE * np.trace(xx, axis1=1, axis2=2) / xx.shape[1] + 1e-12
+    covariance = xx + pull[:, None, None] * np.eye(xx.shape[1])
+    mean = moments.means()[0] * (offset is not None)
     nobody = np.zeros((0, 1), dtype=np.int64)
-    return Reader(layer, weight, nobody, mean, xx + pull * np.eye(len(xx)), variance, offset)
+    return Reader(layer, weight, nobody, mean, covariance, variance, offset)
 
 
 def _offset(graph: Graph, node: Node, outputs: int) -> tuple[str, int] | None:

@@ -54,7 +54,7 @@ class _Rest:
         for reader in self._readers:
             weight = reader.without(removed)
             name = reader.layer.weight
-            table[name] = paddle.to_tensor(reader.layer.weights(weight[None], np.float32))
+            table[name] = paddle.to_tensor(reader.layer.weights(weight, np.float32))
             if reader.offset:
                 old = table[reader.offset[0]]
                 moved = reader.offset_moved(weight).astype(np.float32)
