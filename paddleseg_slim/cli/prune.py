@@ -56,7 +56,10 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
 def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sensitivity")
     modes = ("exact", "fast", "refit", "taylor", "none")
-    group.add_argument("--sensitivity", choices=modes, default="fast", help="how; none: rank all channels globally")
+    group.add_argument(
+        "--sensitivity", choices=modes, help="how; none: rank all channels globally; default: refit, "
+        "or fast with --max-drop, --no_reconstruct, --from_scratch or an old --sensitivity_file"
+    )  # fmt: skip
     group.add_argument(
         "--criterion", metavar="NAME", help="which channels of a group go first; default: l1_norm, with refit: obs"
     )
@@ -112,10 +115,22 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--sensitivity refit measures what --no_reconstruct leaves out.", "Leave one of them out.")
 
 
+def settle(args: argparse.Namespace) -> None:
+    """Fill in the sensitivity and the criterion that were not chosen."""
+    from paddleseg_slim.prune.old_pickle import is_pickle
+
+    if args.sensitivity is None:
+        old = bool(args.sensitivity_file) and is_pickle(args.sensitivity_file)
+        fast = args.max_drop is not None or args.no_reconstruct or args.from_scratch or old
+        args.sensitivity = "fast" if fast else "refit"
+    if args.criterion is None:
+        args.criterion = "obs" if args.sensitivity == "refit" else "l1_norm"
+
+
 def run(args: argparse.Namespace) -> int:
     """Prune; see `add_arguments`."""
     check(args)
-    args.criterion = args.criterion or ("obs" if args.sensitivity == "refit" else "l1_norm")
+    settle(args)
     goal = goal_of(args)
     session = setup.start(args)
     from paddleseg_slim import config as configs

@@ -22,7 +22,7 @@ SERIES = 2
 QUICK_START = tiny.ROOT / "configs/recipes/quickstart.yml"
 WEIGHTS = tiny.ROOT / "configs/fashion/weights/fastscnn_fashion5_128x128/model.safetensors"
 _END_SECONDS = 60
-_PRUNE = {"name": "pruned", "pruning_ratio": 0.3, "retraining_iters": 4, "save_interval": 2, "sensitivity": "none"}
+_PRUNE = {"name": "pruned", "pruning_ratio": 0.3, "retraining_iters": 4, "save_interval": 2}
 STEPS = [
     {"prune": {**_PRUNE, "no_bench": True}},
     {"distil": {"name": "distilled", "teacher_model_path": "@start", "iters": 4, "save_interval": 2, "do_eval": True}},
