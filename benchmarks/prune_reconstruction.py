@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from paddleseg_slim import config as configs
 from paddleseg_slim.cli import prune
 from paddleseg_slim.cli.evaluation import fast_forward
-from paddleseg_slim.cli.prune_steps import Analysis, reconstruct_layers
+from paddleseg_slim.cli.prune_steps import Analysis
+from paddleseg_slim.cli.refit import reconstruct_layers
 from paddleseg_slim.cli.setup import load_model
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.files import write_json

@@ -15,7 +15,8 @@ import paddle
 
 from paddleseg_slim.cli import prune_hooks, runner, training
 from paddleseg_slim.cli.prune_result import Results
-from paddleseg_slim.cli.prune_steps import Analysis, reconstruct_layers, refuse_not_finite, refuse_quantized
+from paddleseg_slim.cli.prune_steps import Analysis, refuse_not_finite, refuse_quantized
+from paddleseg_slim.cli.refit import reconstruct_layers
 from paddleseg_slim.cli.setup import Session, load_model, precision
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.self_distillation import SelfDistillation

@@ -14,8 +14,8 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.cli import evaluation, runner
-from paddleseg_slim.cli.prune import RECONSTRUCT_IMAGES
-from paddleseg_slim.cli.subset import calibration_images, evenly_spread
+from paddleseg_slim.cli.refit import of_one_size, refit_images, refit_images_count
+from paddleseg_slim.cli.subset import evenly_spread
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
@@ -28,7 +28,6 @@ from paddleseg_slim.prune.divergence import DivergenceCounts
 from paddleseg_slim.prune.elimination import eliminations
 from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.readers import Reader, readers_of
-from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
 from paddleseg_slim.prune.refit_curves import refit_curves
 from paddleseg_slim.prune.sensitivity import (
     EXACT_RATIOS,
@@ -219,55 +218,6 @@ class Analysis:
             return gate_gradients(
                 self.groups, images, self.task.logits, self.args.seed, lambda done: progress.step(done - progress.done)
             )
-
-
-def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, dense: GraphLayer) -> None:
-    """Refit the layers of the pruned ``model`` on images of the training list, and say how near they come."""
-    images = refit_images(args, task, dense)
-    entry = model.record[-1]
-    with Progress(100, "[RECONSTRUCTION] %") as bar:
-        done = reconstruct(model, dense, images, entry["kept"], lambda n, of: bar.step(100 * n // of - bar.done))
-    entry["reconstruction"] = {"images": len(images), "layers": len(done)}
-    if done:
-        before, after = (float(np.mean([getattr(layer, when) for layer in done])) for when in ("before", "after"))
-        text = "%d layers were refitted on %d images: mean error of their outputs %.3f, was %.3f."
-        runner.log(text, len(done), len(images), after, before)
-
-
-def refit_images_count(args: argparse.Namespace) -> int:
-    """How many images of the training list layers are refitted on, at most."""
-    return int(args.reconstruct_images or RECONSTRUCT_IMAGES)
-
-
-def refit_images(args: argparse.Namespace, task: Task, dense: GraphLayer) -> list[np.ndarray]:
-    """These images ``[1, 3, H, W]``, all of one size, as many as memory is set aside for."""
-    chosen = calibration_images(task, refit_images_count(args), "train", args.seed)
-    count = min(len(chosen), images_that_fit(dense, (1, *chosen[0]["img"].shape)))
-    return of_one_size([chosen[index]["img"] for index in range(count)])
-
-
-_SIDE = 32
-"""What sizes are rounded down to where images differ: most models halve them five times."""
-
-
-def of_one_size(images: list[np.ndarray]) -> list[np.ndarray]:
-    """Images ``[3, H, W]`` as ``[1, 3, h, w]``: where they differ, the middles of those that are large enough.
-
-    The size is one that three quarters of the heights and of the widths reach.
-    """
-    sizes = np.array([image.shape[1:] for image in images])
-    if (sizes == sizes[0]).all():
-        return [image[None] for image in images]
-    height, width = (
-        max(1, int(side) // _SIDE) * min(_SIDE, int(side)) for side in np.quantile(sizes, 0.25, axis=0, method="lower")
-    )
-    return [_middle(i, height, width)[None] for i in images if i.shape[1] >= height and i.shape[2] >= width]
-
-
-def _middle(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of an image ``[3, H, W]``."""
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width]
 
 
 def refuse_quantized(model: GraphLayer) -> None:

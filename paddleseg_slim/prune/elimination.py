@@ -23,12 +23,13 @@ _LEAST = 1e-12
 
 
 class _Left:
-    """One reader while channels go: inverse covariance and weight of the rows that are left."""
+    """One reader while channels go: inverse covariance and weight, in which the rows removed are those of nothing."""
 
     def __init__(self, reader: Reader) -> None:
         self.inverse = np.linalg.inv(reader.covariance)
         self.weight = reader.weight / np.sqrt(max(reader.variance, 1e-30))
-        self.rows = reader.rows.copy()
+        self.rows = reader.rows
+        self._gone = np.zeros(self.weight.shape[1], dtype=bool)
 
     def costs(self) -> np.ndarray:
         """Of removing each channel that is left."""
@@ -37,14 +38,24 @@ class _Left:
         return np.asarray((own * np.linalg.solve(blocks, own)).sum(axis=(0, 2, 3)))
 
     def remove(self, channels: np.ndarray) -> None:
-        """Remove channels, by their number among those left; the rows of other groups stay."""
+        """Remove channels, by their number among those left."""
         gone = self.rows[channels].reshape(-1)
-        stay = np.setdiff1d(np.arange(self.weight.shape[1]), gone)
         beside = self.inverse[:, gone]
-        across = np.linalg.solve(beside[:, :, gone], beside[:, :, stay])
-        self.weight = self.weight[:, stay] - across.transpose(0, 2, 1) @ self.weight[:, gone]
-        self.inverse = self.inverse[:, stay][:, :, stay] - self.inverse[:, stay][:, :, gone] @ across
-        self.rows = np.searchsorted(stay, np.delete(self.rows, channels, axis=0))
+        across = np.linalg.solve(beside[:, :, gone], beside).transpose(0, 2, 1)
+        self.weight -= across @ self.weight[:, gone]
+        self.inverse -= across @ beside
+        self.weight[:, gone] = 0
+        self.inverse[:, gone, gone] = 1
+        self._gone[gone] = True
+        self.rows = np.delete(self.rows, channels, axis=0)
+        if 2 * self._gone.sum() > len(self._gone):
+            self._compress()
+
+    def _compress(self) -> None:
+        """Leave out the rows removed."""
+        stay = np.flatnonzero(~self._gone)
+        self.weight, self.inverse = self.weight[:, stay], self.inverse[:, stay[:, None], stay]
+        self.rows, self._gone = np.searchsorted(stay, self.rows), self._gone[stay]
 
 
 def elimination(readers: Sequence[Reader]) -> np.ndarray:

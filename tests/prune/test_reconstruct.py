@@ -10,7 +10,7 @@ import pytest
 from paddle import nn
 from prune.matrix import captured
 
-from paddleseg_slim.cli.prune_steps import of_one_size
+from paddleseg_slim.cli.refit import of_one_size
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune import patches as patches_module
 from paddleseg_slim.prune.by_channel import by_channel_of
