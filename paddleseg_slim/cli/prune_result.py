@@ -60,6 +60,12 @@ class Results:
         """Evaluate and export the pruned model, not trained again yet."""
         self._stage(result.model, self.folder / PRUNED, BEFORE, "prune", DENSE)
 
+    def score_before_retraining(self) -> float:
+        """The score of the model that `pruned` evaluated, in this run or in the one that is resumed."""
+        accuracy = stage.read_stage(self.folder / PRUNED).accuracy
+        assert accuracy is not None
+        return accuracy.score
+
     def final(
         self,
         model: GraphLayer,

@@ -140,8 +140,14 @@ class Run:
         hooks: list[Hook] = []
         if not self.args.no_distill:
             hooks.append(SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
-        result = self._retrain(model, hooks)
-        self.results.final(model, result, time.monotonic() - self.began)
+        result, notes = self._retrain(model, hooks), []
+        if result is not None and result.best:
+            before, best = self.results.score_before_retraining(), float(result.best["score"])
+            if best < before:
+                notes.append(f"Retraining reached {best:.4f}; the model as pruned has {before:.4f} and stays.")
+                runner.log("%s", notes[0])
+                model, result = load(pruned_path), None
+        self.results.final(model, result, time.monotonic() - self.began, notes)
         return 0
 
     def _prune(self, groups: ChannelGroups, path: Path) -> GraphLayer:
