@@ -10,7 +10,8 @@ from paddleseg_slim.cli import runner
 from paddleseg_slim.cli.prune import RECONSTRUCT_IMAGES
 from paddleseg_slim.cli.subset import calibration_images
 from paddleseg_slim.graph import GraphLayer
-from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
+from paddleseg_slim.prune.reconstruct import reconstruct
+from paddleseg_slim.prune.running import images_that_fit
 from paddleseg_slim.tasks.base import Task
 from paddleseg_slim.train.progress import Progress
 

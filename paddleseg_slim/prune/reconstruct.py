@@ -15,18 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.graph import Graph, GraphLayer, Node, fix_size
+from paddleseg_slim.graph import Graph, GraphLayer, Node
 from paddleseg_slim.prune.by_channel import by_channel_of
 from paddleseg_slim.prune.least_squares import Moments, fit
 from paddleseg_slim.prune.offsets import bias_of, mean_of
 from paddleseg_slim.prune.patches import patches_of
 from paddleseg_slim.prune.running import Running, batches_of
-
-_MOST_BYTES = 2 << 30
-"""Of activations of both models together; see `images_that_fit`."""
-
-_ALIVE = 6
-"""How many of the largest activations are taken to be alive at a time, both models together."""
 
 _SAME = 1e-6
 """Relative mean square error up to which an output is the dense model's."""
@@ -86,13 +80,6 @@ def reconstruct(
             coming = [side.graph.node(later.name) for later in nodes[number + 1 :]]
             side.forget([v for n in coming for v in (n.value(_INPUT.get(n.op, "x")), n.out)])
     return done
-
-
-def images_that_fit(model: GraphLayer, shape: Sequence[int]) -> int:
-    """How many images of this shape ``[1, 3, H, W]`` can be looked at within the memory set aside, at least two."""
-    graph = fix_size(model.eval_graph, [tuple(shape)])
-    largest = max(int(np.prod(value.shape)) * 4 for node in graph.nodes for value in node.output_values())
-    return max(2, _MOST_BYTES // (largest * _ALIVE))
 
 
 def _changed(graph: Graph, kept: Mapping[str, Any]) -> list[Node]:

@@ -24,47 +24,59 @@ from paddleseg_slim.graph.run import Plan
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.readers import Reader
-from paddleseg_slim.prune.running import Running, batches_of
+from paddleseg_slim.prune.running import Running, images_that_fit
+from paddleseg_slim.prune.sensitivity import kept_at
 
 REFIT_RATIOS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 
+_TOGETHER = 8
+"""Images that run at a time, at most."""
+
+
+_Table = dict[str, Any]
+"""Parameter -> tensor."""
+
+
+def _refitted(groups: ChannelGroups, readers: Sequence[Reader], removed: np.ndarray) -> _Table:
+    """The parameters that change when these channels are gone and the readers make up for them."""
+    table = {}
+    for reader in readers:
+        weight = reader.without(removed)
+        table[reader.layer.weight] = paddle.to_tensor(reader.layer.weights(weight, np.float32))
+        if reader.offset:
+            old = groups.model.tensor(reader.offset[0])
+            moved = paddle.to_tensor(reader.offset_moved(weight).astype(np.float32))
+            table[reader.offset[0]] = old + moved.reshape(old.shape)
+    return table
+
 
 class _Rest:
-    """The part of a model behind the readers of one group.
+    """The part of a model that some parameters change.
 
     Args:
         model: on the images.
-        readers: of the group.
+        names: of the parameters.
         wanted: the logits.
     """
 
-    def __init__(self, model: Running, readers: Sequence[Reader], wanted: Value) -> None:
+    def __init__(self, model: Running, names: Sequence[str], wanted: Value) -> None:
         graph = model.graph
-        names = [r.layer.weight for r in readers] + [r.offset[0] for r in readers if r.offset]
         nodes = graph.dependents([graph.parameters[name] for name in names])
         made = {value for node in nodes for value in node.output_values()}
         self.reaches = wanted in made
         read = dict.fromkeys(value for node in nodes for value in node.input_values())
         self.given = [v for v in read if v not in made and graph.parameter_name(v) is None]
-        self._model, self._readers, self._wanted = model, readers, wanted
+        self._model, self._wanted = model, wanted
 
-    def logits(self, removed: np.ndarray) -> list[Any]:
-        """The logits, one tensor a batch, when these channels are gone and the readers refitted."""
-        table = dict(self._model.model.tensors())
-        for reader in self._readers:
-            weight = reader.without(removed)
-            name = reader.layer.weight
-            table[name] = paddle.to_tensor(reader.layer.weights(weight, np.float32))
-            if reader.offset:
-                old = table[reader.offset[0]]
-                moved = reader.offset_moved(weight).astype(np.float32)
-                table[reader.offset[0]] = old + paddle.to_tensor(moved).reshape(old.shape)
+    def logits(self, changed: _Table) -> Any:
+        """The logits with these parameters."""
         part = extract(self._model.graph, self.given, [self._wanted])
         plan = Plan(part, part.output_values())
-        parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]
-        inputs = [self._model.value(self._model.graph.value(value.name)) for value in part.inputs]
+        table = {**dict(self._model.model.tensors()), **changed}
+        parameters: list[tuple[int, _Table, str]] = [(slot, table, name) for slot, name in plan.parameters]
+        inputs = [self._model.value(self._model.graph.value(value.name))[0] for value in part.inputs]
         with paddle.no_grad():
-            return [plan.run(list(items), parameters)[0] for items in zip(*inputs)]
+            return plan.run(inputs, parameters)[0]
 
 
 def refit_curves(
@@ -84,51 +96,60 @@ def refit_curves(
         groups: of the model.
         scores: group -> importance of its channels; groups that are missing, or have no reader, are not measured.
         readers: of every group (`readers.readers_of`).
-        images: float32 ``[1, 3, H, W]``, all of one size.
+        images: float32 ``[1, 3, H, W]``, all of one size; as many at a time as memory is set aside for.
         ratios: parts of a group's channels that are removed.
-        state: file in which the groups done are kept meanwhile; removed at the end.
+        state: file in which what is done is kept meanwhile; removed at the end.
         fingerprint: what the result is valid for.
-        progress: called with groups done and all.
+        progress: called with points done and all, a point on some images counting as one.
 
     Raises:
         UserError: ``state`` is of another analysis.
     """
-    model = Running(groups.model, batches_of(images))
-    outputs = model.graph.outputs if groups.pick is None else groups.pick(model.graph.outputs)
-    untouched = [F.log_softmax(item, axis=1) for item in model.value(outputs)]
     names = [group.name for group in groups.groups if group.name in scores and readers[group.name]]
-    rests = {name: _Rest(model, readers[name], outputs) for name in names}
-    stamp = hashlib.sha256(repr([fingerprint, list(ratios), names]).encode()).hexdigest()
-    done: dict[str, list[float]] = _known(state, stamp)
-    curves = {}
-    for number, name in enumerate(names):
-        width, order = groups.by_name[name].width, np.argsort(scores[name], kind="stable")
-        kept = sorted({max(1, round(width * (1 - ratio))) for ratio in ratios} - {width}, reverse=True)
-        if name not in done:
-            rest = rests[name]
-            done[name] = [
-                _divergence(untouched, rest.logits(order[: width - left])) if rest.reaches else 0.0 for left in kept
-            ]
-            if state is not None:
-                write_json(state, {"stamp": stamp, "groups": done})
-        curves[name] = GroupCurve(width, kept, done[name], order.tolist())
-        model.forget([value for later in names[number + 1 :] for value in rests[later].given])
-        progress(number + 1, len(names))
+    order = {name: np.argsort(scores[name], kind="stable") for name in names}
+    kept = {name: kept_at(groups.by_name[name].width, ratios) for name in names}
+    tables = {
+        name: [_refitted(groups, readers[name], order[name][: len(order[name]) - left]) for left in kept[name]]
+        for name in names
+    }
+    size = min(_TOGETHER, images_that_fit(groups.model, images[0].shape))
+    batches = [np.concatenate(images[start : start + size]) for start in range(0, len(images), size)]
+    stamp = hashlib.sha256(repr([fingerprint, list(ratios), names, size]).encode()).hexdigest()
+    sums = _known(state, stamp)
+    for number, batch in enumerate(batches):
+        model = Running(groups.model, [batch])
+        logits = model.graph.outputs if groups.pick is None else groups.pick(model.graph.outputs)
+        rests = {name: _Rest(model, list(tables[name][0]) if tables[name] else [], logits) for name in names}
+        untouched = F.log_softmax(model.value(logits)[0], axis=1)
+        for place, name in enumerate(names):
+            own = sums.setdefault(name, [])
+            if len(own) <= number:
+                rest = rests[name]
+                own.append(
+                    [_divergence(untouched, rest.logits(t)) * len(batch) if rest.reaches else 0.0 for t in tables[name]]
+                )
+                if state is not None:
+                    write_json(state, {"stamp": stamp, "groups": sums})
+            model.forget([value for later in names[place + 1 :] for value in rests[later].given])
+            progress(number * len(names) + place + 1, len(batches) * len(names))
+    curves = {
+        name: GroupCurve(
+            len(order[name]), kept[name], (np.sum(sums[name], axis=0) / len(images)).tolist(), order[name].tolist()
+        )
+        for name in names
+    }
     if state is not None:
         state.unlink(missing_ok=True)
     return Curves("refit", "divergence", 1.0, len(images), curves, dict(fingerprint or {}))
 
 
-def _divergence(untouched: Sequence[Any], logits: Sequence[Any]) -> float:
+def _divergence(untouched: Any, logits: Any) -> float:
     """Mean Kullback-Leibler divergence over images and positions, in nats."""
-    parts = [
-        float((old.exp() * (old - F.log_softmax(new, axis=1))).sum(axis=1).mean())
-        for old, new in zip(untouched, logits)
-    ]
-    return max(float(np.mean(parts)), 0.0)
+    divergence = (untouched.exp() * (untouched - F.log_softmax(logits, axis=1))).sum(axis=1).mean()
+    return max(float(divergence), 0.0)
 
 
-def _known(state: Path | None, stamp: str) -> dict[str, list[float]]:
+def _known(state: Path | None, stamp: str) -> dict[str, list[list[float]]]:
     if state is None or not state.is_file():
         return {}
     try:

@@ -12,6 +12,11 @@ from paddleseg_slim.graph import GraphLayer, Value, extract, fix_size
 from paddleseg_slim.graph.run import Plan
 
 _BATCH = 8
+_MOST_BYTES = 2 << 30
+"""Of activations of both models together; see `images_that_fit`."""
+
+_ALIVE = 6
+"""How many of the largest activations are taken to be alive at a time, both models together."""
 
 
 class Running:
@@ -52,3 +57,10 @@ def batches_of(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     most = max(1, min(_BATCH, len(images) // 2))
     size = next(size for size in range(most, 0, -1) if len(images) % size == 0)
     return [np.concatenate(images[i : i + size]) for i in range(0, len(images), size)]
+
+
+def images_that_fit(model: GraphLayer, shape: Sequence[int]) -> int:
+    """How many images of this shape ``[1, 3, H, W]`` can be looked at within the memory set aside, at least two."""
+    graph = fix_size(model.eval_graph, [tuple(shape)])
+    largest = max(int(np.prod(value.shape)) * 4 for node in graph.nodes for value in node.output_values())
+    return max(2, _MOST_BYTES // (largest * _ALIVE))

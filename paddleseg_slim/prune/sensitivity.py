@@ -151,7 +151,7 @@ def analyse(
         UserError: the model is not trained, or ``state`` is of another analysis.
     """
     names = [g.name for g in groups.groups if g.name in scores]
-    kept = {n: _kept(groups.by_name[n].width, ratios) for n in names}
+    kept = {n: kept_at(groups.by_name[n].width, ratios) for n in names}
     if mode == "fast":
         data = replace(data, accumulator=partial(WithDivergence, data.accumulator))
     stages = Stages(groups, names, executor, data.outputs)
@@ -192,7 +192,8 @@ def _add_batch(
         pass
 
 
-def _kept(width: int, ratios: Sequence[float]) -> list[int]:
+def kept_at(width: int, ratios: Sequence[float]) -> list[int]:
+    """Channels left of ``width`` at each ratio removed, descending."""
     return sorted({max(1, round(width * (1 - ratio))) for ratio in ratios} - {width}, reverse=True)
 
 

@@ -16,7 +16,8 @@ from paddleseg_slim.prune import patches as patches_module
 from paddleseg_slim.prune.by_channel import by_channel_of
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.patches import patches_of
-from paddleseg_slim.prune.reconstruct import images_that_fit, reconstruct
+from paddleseg_slim.prune.reconstruct import reconstruct
+from paddleseg_slim.prune.running import images_that_fit
 from paddleseg_slim.prune.surgery import cut
 
 

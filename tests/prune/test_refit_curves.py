@@ -14,6 +14,7 @@ from prune.test_reconstruct import images, run, set_random_norms
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune import patches as patches_module
+from paddleseg_slim.prune import refit_curves as refit_curves_module
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
 from paddleseg_slim.prune.elimination import elimination, eliminations
 from paddleseg_slim.prune.ranking import ranking_curves, scores
@@ -165,3 +166,14 @@ def test_readers_that_are_looked_at_channel_by_channel(second: str, monkeypatch:
     assert int(importance["0"].argmin()) in (0, 1, 4, 5)
     curves = refit_curves(groups, importance, readers, images(), ratios=(0.25, 0.5))
     assert curves.groups["0"].losses[0] < 1e-4 < curves.groups["0"].losses[1]
+
+
+def test_few_images_at_a_time_give_the_same(
+    twins: ChannelGroups, readers: dict[str, list[Reader]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importance = eliminations(readers)
+    whole = refit_curves(twins, importance, readers, images())
+    monkeypatch.setattr(refit_curves_module, "_TOGETHER", 5)
+    parts = refit_curves(twins, importance, readers, images())
+    for name, curve in whole.groups.items():
+        np.testing.assert_allclose(parts.groups[name].losses, curve.losses, rtol=1e-4, atol=1e-7)
