@@ -16,7 +16,7 @@ from paddleseg_slim.graph.fold import fold_batch_norm, fold_constants
 from paddleseg_slim.graph.ir import Graph, InvalidGraph, Node, Slot, Value, flatten, map_structure
 from paddleseg_slim.graph.layer import GraphLayer
 from paddleseg_slim.graph.load import load
-from paddleseg_slim.graph.ops import OpRow, extend_op, register_op, row, rows
+from paddleseg_slim.graph.ops import OpRow, data_argument, extend_op, register_op, row, rows
 from paddleseg_slim.graph.part import extract, fix_size, split
 from paddleseg_slim.graph.save import save
 from paddleseg_slim.graph.shapes import infer_shapes, refresh_shapes
@@ -38,6 +38,7 @@ __all__ = [
     "add_node",
     "capture",
     "cost",
+    "data_argument",
     "export_inference",
     "extend_op",
     "extract",

@@ -41,6 +41,11 @@ class OpRow:
     channels: Any = None
 
 
+def data_argument(op: str) -> str:
+    """By which argument an op that has a weight reads what it works on."""
+    return "input" if op in ("conv2d", "depthwise_conv2d") else "x"
+
+
 _TABLE: dict[str, OpRow] = {}
 
 

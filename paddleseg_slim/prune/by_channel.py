@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.graph import Graph, Node
+from paddleseg_slim.graph import Graph, Node, data_argument
 from paddleseg_slim.prune.patches import EACH, SAMPLES, some
 
 _INPUT_AXIS = {"conv2d": 1, "conv2d_transpose": 0}
@@ -64,7 +64,6 @@ def by_channel_of(node: Node, graph: Graph) -> ByChannel | None:
     if node.op not in _INPUT_AXIS or int(node.attrs.get("groups") or 1) != 1:
         return None
     name = graph.parameter_name(node.value("filter"))
-    argument = next(a for a in ("input", "x") if node.inputs.get(a) is not None)
     if name is None or node.attrs.get("data_format", "NCHW") != "NCHW":
         return None
-    return ByChannel(node, argument, name, 1 - _INPUT_AXIS[node.op], tuple(node.value("filter").shape))
+    return ByChannel(node, data_argument(node.op), name, 1 - _INPUT_AXIS[node.op], tuple(node.value("filter").shape))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.graph import Graph, Node
+from paddleseg_slim.graph import Graph, Node, data_argument
 
 SAMPLES = 4096
 """Positions looked at of a layer, or more where it has more inputs."""
@@ -45,7 +45,7 @@ class Patches:
     @property
     def is_conv(self) -> bool:
         """Whether it is a convolution."""
-        return self.argument == "input"
+        return self.node.op == "conv2d"
 
     def matrices(self, weight: np.ndarray) -> np.ndarray:
         """The weight as ``[groups, fan in, outputs of a group]``."""
@@ -110,15 +110,15 @@ def some(total: int, count: int, random: np.random.Generator) -> np.ndarray:
 def patches_of(node: Node, graph: Graph) -> Patches | None:
     """How ``node`` reads; None when it is no layer with a weight of its own, has another layout, or is too large."""
     if node.op == "conv2d":
-        argument, weight, made_axis = "input", node.value("filter"), 0
+        weight, made_axis = node.value("filter"), 0
         known = node.attrs.get("data_format", "NCHW") == "NCHW"
     else:
-        argument, weight, made_axis = "x", node.value("y"), 0 if node.attrs.get("transpose_y") else 1
+        weight, made_axis = node.value("y"), 0 if node.attrs.get("transpose_y") else 1
         known = len(weight.shape) == 2 and not node.attrs.get("transpose_x")
     name = graph.parameter_name(weight)
     if name is None or not known or np.prod(weight.shape) // weight.shape[made_axis] > MOST_INPUTS:
         return None
-    return Patches(node, argument, name, made_axis, tuple(weight.shape))
+    return Patches(node, data_argument(node.op), name, made_axis, tuple(weight.shape))
 
 
 def _windows(x: np.ndarray, node: Node, kernel: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_slim.graph import Graph, GraphLayer, Node
+from paddleseg_slim.graph import Graph, GraphLayer, Node, data_argument
 from paddleseg_slim.prune.by_channel import by_channel_of
 from paddleseg_slim.prune.least_squares import Moments, fit
 from paddleseg_slim.prune.offsets import bias_of, mean_of
@@ -78,7 +78,7 @@ def reconstruct(
             done.append(result)
         for side in sides:
             coming = [side.graph.node(later.name) for later in nodes[number + 1 :]]
-            side.forget([v for n in coming for v in (n.value(_INPUT.get(n.op, "x")), n.out)])
+            side.forget([v for n in coming for v in (n.value(data_argument(n.op)), n.out)])
     return done
 
 
@@ -200,4 +200,3 @@ _REFITS: dict[str, Any] = {
     "matmul": _refit_layer,
     "batch_norm": _refit_norm,
 }
-_INPUT = {"conv2d": "input"}

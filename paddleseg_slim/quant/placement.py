@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from paddleseg_slim.errors import UserError, nearest
-from paddleseg_slim.graph import Graph, GraphLayer, Node, Value, cost
+from paddleseg_slim.graph import Graph, GraphLayer, Node, Value, cost, data_argument
 from paddleseg_slim.graph.host import host_nodes
 from paddleseg_slim.quant.node import OP, Grid
 from paddleseg_slim.quant.profiles import Profile
@@ -21,8 +21,6 @@ WEIGHT_ARGUMENT = {
     "conv2d": "filter", "depthwise_conv2d": "filter", "conv2d_transpose": "filter",
     "depthwise_conv2d_transpose": "filter", "matmul": "y", "addmm": "y",
 }  # fmt: skip
-ACTIVATION_ARGUMENT = {"conv2d": "input", "depthwise_conv2d": "input"}
-"""Where an op with weights reads its activation, ``x`` for those not named."""
 
 FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})
 
@@ -119,7 +117,7 @@ def weight_of(node: Node) -> Value:
 
 def activation_of(node: Node) -> Value:
     """The activation that ``node`` reads."""
-    return node.value(ACTIVATION_ARGUMENT.get(node.op, "x"))
+    return node.value(data_argument(node.op))
 
 
 def channel_axis(node: Node) -> int | None:
