@@ -57,6 +57,22 @@ Parameter = framework.EagerParamBase
 _RAW_SHAPE = PirValue.shape
 
 
+_threads = 0
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the number of CPU threads of Paddle's kernels."""
+    global _threads
+    _threads = threads
+    core.set_num_threads(threads)
+
+
+def restore_num_threads() -> None:
+    """Set the number that `set_num_threads` set last: a run of Paddle Inference leaves one thread behind."""
+    if _threads:
+        core.set_num_threads(_threads)
+
+
 def pir_shape(value: Any) -> tuple[int, ...]:
     """Shape of a PIR value as Paddle inferred it, -1 for a dynamic axis, whatever patch is active."""
     return tuple(int(size) for size in _RAW_SHAPE.fget(value))

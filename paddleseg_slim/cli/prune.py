@@ -103,28 +103,44 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("No --model_path is given.", "Give trained weights (--from_scratch prunes random ones).")
     if args.reconstruct_images is not None:
         without = {
-            "--no_reconstruct": args.no_reconstruct,
-            "--from_scratch": args.from_scratch,
+            "--no_reconstruct": args.no_reconstruct and args.criterion != "obs",
+            "--from_scratch": args.from_scratch and args.criterion != "obs",
             f"--method {args.method}": args.method != "channel",
         }
         useless = next((flag for flag, given in without.items() if given), None)
         if useless:
             raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
 
-    if args.sensitivity == "refit" and args.no_reconstruct:
-        raise UserError("--sensitivity refit measures what --no_reconstruct leaves out.", "Leave one of them out.")
+    if args.sensitivity == "refit":
+        flags = {"--no_reconstruct": args.no_reconstruct, "--from_scratch": args.from_scratch}
+        left_out = next((flag for flag, given in flags.items() if given), None)
+        if left_out:
+            raise UserError(f"--sensitivity refit measures what {left_out} leaves out.", "Leave one of them out.")
+        if args.max_drop is not None:
+            raise UserError(
+                "--sensitivity refit does not measure the metric that --max-drop is of.", "Give fast or exact."
+            )
 
 
 def settle(args: argparse.Namespace) -> None:
-    """Fill in the sensitivity and the criterion that were not chosen."""
+    """Fill in the sensitivity and the criterion that were not chosen: those of the file of curves if one is given.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    from paddleseg_slim.prune.curves import Curves
     from paddleseg_slim.prune.old_pickle import is_pickle
 
+    known = {}
+    if args.sensitivity_file and is_pickle(args.sensitivity_file):
+        known = {"sensitivity": "fast"}
+    elif args.sensitivity_file:
+        known = Curves.read(args.sensitivity_file).made_with()
     if args.sensitivity is None:
-        old = bool(args.sensitivity_file) and is_pickle(args.sensitivity_file)
-        fast = args.max_drop is not None or args.no_reconstruct or args.from_scratch or old
-        args.sensitivity = "fast" if fast else "refit"
+        fast = args.max_drop is not None or args.no_reconstruct or args.from_scratch
+        args.sensitivity = known.get("sensitivity", "fast" if fast else "refit")
     if args.criterion is None:
-        args.criterion = "obs" if args.sensitivity == "refit" else "l1_norm"
+        args.criterion = known.get("criterion", "obs" if args.sensitivity == "refit" else "l1_norm")
 
 
 def run(args: argparse.Namespace) -> int:

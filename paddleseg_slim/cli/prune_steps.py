@@ -46,6 +46,9 @@ from paddleseg_slim.train.progress import Progress
 IMAGES = {"fast": FAST_IMAGES, "refit": FAST_IMAGES, "taylor": TAYLOR_IMAGES}
 """How many images a mode looks at; others take all."""
 
+INSTEAD = "l1_norm"
+"""The criterion for groups that ``obs`` cannot judge, where what they cost is measured."""
+
 CRITERION_IMAGES = 32
 """Images of the gradients that a criterion judges channels by."""
 
@@ -72,7 +75,8 @@ class Analysis:
         self.path = folder / curve_files.FILE_NAME
         self.samples = evenly_spread(task.val_dataset(), args.sensitivity_images or IMAGES.get(args.sensitivity))
         self.gradients: dict[str, np.ndarray] | None = None
-        self.readers: dict[str, list[Reader]] = {}
+        self.refits = needs_readers(args.criterion) or args.sensitivity == "refit"
+        self._found: dict[str, list[Reader]] | None = None
 
     def run(self) -> tuple[dict[str, np.ndarray], Curves]:
         """Importance of every channel and the curves; both files of the curves are written.
@@ -82,16 +86,7 @@ class Analysis:
         """
         if needs_gradients(self.args.criterion) or self.args.sensitivity == "taylor":
             self.gradients = self._gradients()
-        removal: dict[str, np.ndarray] = {}
-        if needs_readers(self.args.criterion) or self.args.sensitivity == "refit":
-            self.readers = self._readers()
-        if needs_readers(self.args.criterion):
-            with Progress(len(self.readers), "[ELIMINATION]") as bar:
-                removal = eliminations(self.readers, lambda n, of: bar.step(n - bar.done))
-        importance = scores(self.groups, self.args.criterion, self.gradients, self.args.seed, removal)
-        left = [g.name for g in self.groups.groups if g.name not in importance]
-        if left:
-            runner.log("%s cannot judge %d groups; they stay: %s.", self.args.criterion, len(left), ", ".join(left[:5]))
+        importance = self._importance()
         fingerprint = self.fingerprint()
         curves = self._known(fingerprint)
         if curves is None:
@@ -100,6 +95,25 @@ class Analysis:
                 curves.write(self.path)
             self._show(curves)
         return importance, curves
+
+    def _importance(self) -> dict[str, np.ndarray]:
+        """Scores of the channels of every group that can be judged."""
+        criterion = self.args.criterion
+        if not needs_readers(criterion):
+            importance = scores(self.groups, criterion, self.gradients, self.args.seed)
+        else:
+            with Progress(len(self.readers), "[ELIMINATION]") as bar:
+                removal = eliminations(self.readers, lambda n, of: bar.step(n - bar.done))
+            removal = {name: ranks.of_the_first(values) for name, values in removal.items()}
+            importance = scores(self.groups, criterion, elimination=removal)
+        left = [g.name for g in self.groups.groups if g.name not in importance]
+        if left and needs_readers(criterion) and self.args.sensitivity != "none":
+            runner.log("No layer can make up for channels of %d groups: %s ranks them.", len(left), INSTEAD)
+            others = scores(self.groups, INSTEAD)
+            return {**importance, **{name: others[name] for name in left if name in others}}
+        if left:
+            runner.log("%s cannot judge %d groups; they stay: %s.", criterion, len(left), ", ".join(left[:5]))
+        return importance
 
     def _show(self, curves: Curves) -> None:
         if self.args.sensitivity == "none":
@@ -113,14 +127,15 @@ class Analysis:
         """What the curves are valid for."""
         a = self.args
         settings = [a.sensitivity, a.criterion, a.seed, a.label_free, len(self.samples)]
-        if self.readers:
-            settings.append(refit_images_count(a))
         first = self.samples[0]["img"], self.samples[len(self.samples) - 1]["img"]
         data = hashlib.sha256(
             json.dumps(self.config.to_dict().get("val_dataset"), default=str, sort_keys=True).encode()
         )
         for image in first:
             data.update(np.ascontiguousarray(image).tobytes())
+        if self.refits:
+            settings.append(refit_images_count(a))
+            data.update(json.dumps(self.config.to_dict().get("train_dataset"), default=str, sort_keys=True).encode())
         return {
             "weights": weights_fingerprint(self.groups),
             "data": data.hexdigest(),
@@ -188,26 +203,30 @@ class Analysis:
                 total=ranks.total,
             )
 
-    def _readers(self) -> dict[str, list[Reader]]:
-        images = refit_images(self.args, self.task, self.groups.model)
-        with Progress(100, "[MOMENTS] %") as bar:
-            return readers_of(self.groups, images, lambda n, of: bar.step(100 * n // of - bar.done))
+    @property
+    def readers(self) -> dict[str, list[Reader]]:
+        """What reads the groups; looked at once."""
+        if self._found is None:
+            images = refit_images(self.args, self.task, self.groups.model)
+            with Progress(100, "[MOMENTS] %") as bar:
+                self._found = readers_of(self.groups, images, lambda n, of: bar.step(100 * n // of - bar.done))
+        return self._found
 
     def _refit_curves(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str], state: Path) -> Curves:
         images = of_one_size([self.samples[i]["img"] for i in range(len(self.samples))])
-        alone = [name for name in importance if not self.readers[name]]
-        if alone:
-            runner.log("%d groups have no layer behind that could be refitted; they stay: %s.", len(alone), alone[:5])
-        with Progress(len(importance), "[SENSITIVITY]") as bar:
-            return refit_curves(
+        with Progress(100, "[SENSITIVITY] %") as bar:
+            curves = refit_curves(
                 self.groups,
                 importance,
                 self.readers,
                 images,
                 state=state,
                 fingerprint=fingerprint,
-                progress=lambda n, of: bar.step(n - bar.done),
+                progress=lambda n, of: bar.step(100 * n // of - bar.done),
             )
+        for curve in curves.groups.values():  # every rank has measured; all go by what the first one has
+            curve.losses[:] = ranks.of_the_first(np.array(curve.losses)).tolist()
+        return curves
 
     def _gradients(self) -> dict[str, np.ndarray]:
         samples = self.samples

@@ -26,6 +26,9 @@ _ROUNDING, _REACTIONS = 1e-5, 4
 """A change of the images as small as what an engine rounds otherwise, and how many times as far as the model's own
 reaction to it the file may be: where a quantizer steps, one bit decides between two levels."""
 
+_MOST = 0.05
+"""Error that no reaction excuses."""
+
 CHECK_SIZES = ((128, 160), (256, 224))
 """Heights and widths at which a file with dynamic ones is compared with its model."""
 
@@ -116,7 +119,7 @@ def export(
         except UserError as problem:  # Paddle says nothing when a disk is full
             cause = f"The file just written cannot be loaded: {problem.cause}"
             raise SlimError(cause, "See that there is room on the disk, and export again.") from problem
-        if error > tolerance(references):
+        if not error <= tolerance(references):  # NaN and infinity too
             raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")
         (target / description).unlink(missing_ok=True)  # a kill now must not leave it with files of another model
         for path in written:
@@ -216,7 +219,7 @@ def _run(model: nn.Layer, images: np.ndarray) -> Any:
 
 def tolerance(references: Sequence[Reference]) -> float:
     """Largest error of an exported file of the model that gave ``references``."""
-    return max(TOLERANCE, _REACTIONS * max(reference.reaction for reference in references))
+    return max(TOLERANCE, min(_MOST, _REACTIONS * max(reference.reaction for reference in references)))
 
 
 def compare(program: Path, references: Sequence[Reference], output_op: str) -> float:

@@ -49,8 +49,12 @@ class ByChannel:
         return np.moveaxis(array, 0, 1 - self.made_axis).astype(dtype)
 
     def outputs(self, numbers: np.ndarray) -> np.ndarray:
-        """Sums over the kernel ``[outputs]`` of a number for each column of `matrices`."""
-        return np.asarray(numbers.reshape(self.shape[self.made_axis], -1).sum(axis=1))
+        """What a number for each column of `matrices` adds up to at an output, on average ``[outputs]``.
+
+        A transposed convolution with stride s uses one in s of the kernel's places along an axis.
+        """
+        strides = self.node.attrs["strides"] if self.node.op == "conv2d_transpose" else (1, 1)
+        return np.asarray(numbers.reshape(self.shape[self.made_axis], -1).sum(axis=1)) / float(np.prod(strides))
 
     def rows(self, x: np.ndarray, random: np.random.Generator, images: int) -> np.ndarray:
         """Channels ``[1, P, channels]`` at some positions of a batch ``[N, C, H, W]``."""

@@ -104,6 +104,14 @@ class Curves:
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}", "Delete it; it will be computed again.") from error
 
+    def made_with(self) -> dict[str, str]:
+        """The ``sensitivity`` and ``criterion`` that the fingerprint says they were measured with, if it does."""
+        try:
+            settings = json.loads(self.fingerprint["settings"])
+            return {"sensitivity": str(settings[0]), "criterion": str(settings[1])}
+        except (KeyError, IndexError, TypeError, ValueError):
+            return {}
+
     def check(self, fingerprint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         """Refuse curves of other weights, data or settings.
 

@@ -9,7 +9,7 @@ and GroupNorm take statistics of the others. A gate is an extra input of the gra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -176,7 +176,11 @@ def _gate(groups: ChannelGroups, build: _Builder, node: Node, read: Read, x: Val
 
 
 def insert_gates(
-    groups: ChannelGroups, names: Iterable[str] | None = None, key: str = "eval", part: Graph | None = None
+    groups: ChannelGroups,
+    names: Iterable[str] | None = None,
+    key: str = "eval",
+    part: Graph | None = None,
+    free: Mapping[str, Collection[str]] | None = None,
 ) -> GatedGraph:
     """A copy of one graph of the model with gates for the named groups, or for all.
 
@@ -185,6 +189,7 @@ def insert_gates(
         names: of the groups.
         key: ``eval`` or ``train``.
         part: gate this part of the graph (`graph.part.extract`) and not all of it.
+        free: node -> groups that it needs no gate for.
     """
     whole = groups.model.eval_graph if key == "eval" else groups.model.train_graph
     graph = (whole if part is None else part).clone()
@@ -199,6 +204,8 @@ def insert_gates(
         x = node.value(read.argument)
         gate = _gate(groups, build, node, read, x)
         if not gate.groups or (wanted is not None and not gate.groups & wanted):
+            continue
+        if free and gate.groups <= set(free.get(read.node, ())):
             continue
         norm = read.kind not in _OPS
         same = (x, read.kind if not norm else read.node, gate.components.tobytes())

@@ -22,9 +22,15 @@ def bias_of(graph: Graph, node: Node, outputs: int) -> str | None:
     return name if fits else None
 
 
-def mean_of(graph: Graph, node: Node) -> str | None:
-    """Name of the mean of the BatchNorm that alone reads ``node``."""
+def mean_of(graph: Graph, node: Node, outputs: int) -> str | None:
+    """Name of the mean of the BatchNorm of its own that alone reads the ``outputs`` of ``node``."""
     users = graph.users(node.out)
     if len(users) != 1 or users[0].op != "batch_norm" or graph.is_output(node.out):
         return None
-    return graph.parameter_name(users[0].value("mean"))
+    norm = users[0]
+    if norm.attrs.get("data_format", "NCHW") != "NCHW" or (node.op == "matmul" and len(node.out.shape) != 2):
+        return None
+    stored = [value for value in norm.input_values() if graph.parameter_name(value) is not None]
+    own = all(len(graph.users(value)) == 1 for value in stored)
+    mean = norm.value("mean")
+    return graph.parameter_name(mean) if own and list(mean.shape) == [outputs] else None

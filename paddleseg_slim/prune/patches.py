@@ -18,6 +18,9 @@ EACH = 8
 MOST_INPUTS = 2400
 """Inputs of an output channel up to which patches are looked at; equations of more take minutes, not seconds."""
 
+MOST_FEATURES = 4096
+"""The same of a linear layer, of which a model has few so wide."""
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -110,13 +113,13 @@ def some(total: int, count: int, random: np.random.Generator) -> np.ndarray:
 def patches_of(node: Node, graph: Graph) -> Patches | None:
     """How ``node`` reads; None when it is no layer with a weight of its own, has another layout, or is too large."""
     if node.op == "conv2d":
-        weight, made_axis = node.value("filter"), 0
+        weight, made_axis, most = node.value("filter"), 0, MOST_INPUTS
         known = node.attrs.get("data_format", "NCHW") == "NCHW"
     else:
-        weight, made_axis = node.value("y"), 0 if node.attrs.get("transpose_y") else 1
+        weight, made_axis, most = node.value("y"), 0 if node.attrs.get("transpose_y") else 1, MOST_FEATURES
         known = len(weight.shape) == 2 and not node.attrs.get("transpose_x")
     name = graph.parameter_name(weight)
-    if name is None or not known or np.prod(weight.shape) // weight.shape[made_axis] > MOST_INPUTS:
+    if name is None or not known or np.prod(weight.shape) // weight.shape[made_axis] > most:
         return None
     return Patches(node, data_argument(node.op), name, made_axis, tuple(weight.shape))
 

@@ -22,6 +22,9 @@ from paddleseg_slim.prune.running import Running, batches_of
 RIDGE = 1e-3
 """Pull of the weights towards what they are, relative to the mean square of the inputs."""
 
+_CONSTANT = 1e-4
+"""Part of the mean square of outputs below which their variance is noise."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reader:
@@ -33,7 +36,7 @@ class Reader:
         rows: int64 ``[width, k]``, the rows of the weight that read each channel, the same in every group.
         inputs: float64 ``[G, fan in]``, mean of what it reads.
         covariance: float64 ``[G, fan in, fan in]`` of what it reads, with the pull on its diagonal.
-        variance: of its outputs, summed.
+        variance: of its outputs, summed; of a layer that reads constants, a part of their mean square.
         offset: parameter that takes up a constant added to its outputs, and the sign with which it does; None for none,
             and then ``inputs`` is 0 and ``covariance`` is about 0.
     """
@@ -120,20 +123,27 @@ def _rows(member: Member, width: int, fan_in: int) -> np.ndarray | None:
 def _reader(model: Running, layer: Patches | ByChannel, weight: np.ndarray) -> Reader:
     """The reader that a layer is, for the rows of no group yet."""
     inputs = model.value(layer.node.value(layer.argument))
+    offset = _offset(model.graph, layer.node, layer.shape[layer.made_axis])
     moments, random = Moments.none((*weight.shape[:2], 0)), np.random.default_rng(0)
+    shift = None
     for tensor in inputs:
         rows = layer.rows(tensor.numpy(), random, sum(len(t) for t in inputs))
-        moments.add(rows, rows[:, :, :0])  # outputs follow from what is read
-    offset = _offset(model.graph, layer.node, layer.shape[layer.made_axis])
+        if shift is None:  # near the mean, so that the difference of squares is of small numbers
+            shift = rows.mean(axis=1, keepdims=True) * (offset is not None)
+        moments.add(rows - shift, rows[:, :, :0])  # outputs follow from what is read
+    assert shift is not None
     xx = moments.products(centred=offset is not None)[0]
+    mean = moments.means()[0] + shift[:, 0]
     variance = float((weight * (xx @ weight)).sum())
+    energy = variance + float(np.square(mean[:, None] @ weight).sum()) * (offset is not None)
+    variance = max(variance, _CONSTANT * energy, 1e-30)
     pull = RIDGE * np.trace(xx, axis1=1, axis2=2) / xx.shape[1] + 1e-12
     covariance = xx + pull[:, None, None] * np.eye(xx.shape[1])
-    mean = moments.means()[0] * (offset is not None)
+    mean = mean * (offset is not None)
     nobody = np.zeros((0, 1), dtype=np.int64)
     return Reader(layer, weight, nobody, mean, covariance, variance, offset)
 
 
 def _offset(graph: Graph, node: Node, outputs: int) -> tuple[str, int] | None:
-    mean, bias = mean_of(graph, node), bias_of(graph, node, outputs)
+    mean, bias = mean_of(graph, node, outputs), bias_of(graph, node, outputs)
     return (mean, 1) if mean is not None else (bias, -1) if bias is not None else None

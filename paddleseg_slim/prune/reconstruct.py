@@ -145,8 +145,9 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         halves[number % 2].add(rows, wanted)
     if not halves[1].count:
         halves[1] = halves[0]  # one image: nothing is left out
-    bias = bias_of(sides[0].graph, node, old.shape[0] * old.shape[2])
-    centred = bias is not None or mean_of(sides[0].graph, node) is not None
+    count = old.shape[0] * old.shape[2]
+    bias = bias_of(sides[0].graph, node, count)
+    centred = bias is not None or mean_of(sides[0].graph, node, count) is not None
     new, before, after, ridge = fit(old, halves, centred)
     if not np.isfinite(before) or before < _SAME:
         return None
@@ -174,8 +175,9 @@ def _refit_by_channel(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Ref
         halves[number % 2].add(rows[:, :, :left], rows[:, :, left:])
     if not halves[1].count:
         halves[1] = halves[0]
-    bias = bias_of(sides[0].graph, node, layer.shape[layer.made_axis])
-    centred = bias is not None or mean_of(sides[0].graph, node) is not None
+    count = layer.shape[layer.made_axis]
+    bias = bias_of(sides[0].graph, node, count)
+    centred = bias is not None or mean_of(sides[0].graph, node, count) is not None
     as_cut = np.eye(all_channels)[_positions(kept, layer.weight, 1 - layer.made_axis)][None]
     guess, before, after, ridge = fit(as_cut, halves, centred)
     if not np.isfinite(before) or before < _SAME:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import paddle
 
-from paddleseg_slim.graph import GraphLayer, Value, extract, fix_size
+from paddleseg_slim.graph import Graph, GraphLayer, Value, extract, fix_size
 from paddleseg_slim.graph.run import Plan
 
 _BATCH = 8
@@ -25,12 +25,22 @@ class Running:
     Args:
         model: its eval graph is run.
         batches: float32 ``[N, 3, H, W]``, all of one shape.
+        graph: run this one, made of the eval graph for this shape.
+        feeds: arrays for its inputs besides the images, by name.
     """
 
-    def __init__(self, model: GraphLayer, batches: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        model: GraphLayer,
+        batches: Sequence[np.ndarray],
+        graph: Graph | None = None,
+        feeds: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.model = model
-        self.graph = fix_size(model.eval_graph, [batches[0].shape])
+        self.graph = fix_size(model.eval_graph, [batches[0].shape]) if graph is None else graph
         self._values: dict[Value, list[Any]] = {self.graph.inputs[0]: [paddle.to_tensor(batch) for batch in batches]}
+        for value in self.graph.inputs[1:]:
+            self._values[value] = [paddle.to_tensor((feeds or {})[value.name])] * len(batches)
 
     def value(self, value: Value) -> list[Any]:
         """Tensors of ``value``, one a batch, by the weights that the model has now."""

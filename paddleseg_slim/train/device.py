@@ -6,8 +6,8 @@ import os
 
 import paddle
 import psutil
-from paddle.base import core
 
+from paddleseg_slim.compat import set_num_threads
 from paddleseg_slim.errors import UserError
 
 DEVICES = ("cpu", "gpu", "xpu", "npu", "mlu")
@@ -71,5 +71,5 @@ def set_threads(threads: int | None) -> int:
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}.", "Give 1 or more.")
     chosen = threads or max(1, physical_cores() // max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))))
-    core.set_num_threads(chosen)
+    set_num_threads(chosen)
     return chosen

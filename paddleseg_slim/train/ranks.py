@@ -41,3 +41,8 @@ def total(array: np.ndarray) -> np.ndarray:
     tensor = paddle.to_tensor(array)
     paddle.distributed.all_reduce(tensor)
     return np.asarray(tensor.numpy())
+
+
+def of_the_first(array: np.ndarray) -> np.ndarray:
+    """Return the first rank's array on all ranks; they give arrays of the same shape and dtype."""
+    return total(array if paddle.distributed.get_rank() == 0 else np.zeros_like(array))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +195,25 @@ def test_tensorrt_layers() -> None:
     assert layer_precision(layer) == NodePrecision("conv1 + relu1", "CaskConvolution", "int8", True)
     plain = {"Name": "add", "LayerType": "PointWiseV2", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]}
     assert layer_precision(plain) == NodePrecision("add", "PointWiseV2", "fp32", False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library that Paddle loads is looked up in /proc")
+def test_paddle_inference_leaves_the_threads_as_they_were(tmp_path: Path) -> None:
+    """Whatever runs before it and after it in one process computes alike, to the last bit."""
+    code = """
+import ctypes, sys
+import numpy as np, paddle
+from paddleseg_slim.deploy.runtimes import load
+from paddleseg_slim.graph import capture, export_inference
+from paddleseg_slim.train.device import set_threads
+layer = capture(paddle.nn.Conv2D(3, 4, 3), [paddle.static.InputSpec([None, 3, 8, 8], "float32", "img")])
+files = export_inference(layer, sys.argv[1], input_shapes=[(-1, 3, 8, 8)])
+set_threads(3)
+runtime = load(files[0], "paddle")
+runtime.run({runtime.inputs[0].name: np.zeros((1, 3, 8, 8), np.float32)})
+library = next(line.split()[-1] for line in open("/proc/self/maps") if "libiomp5" in line)
+print("threads", ctypes.CDLL(library).omp_get_max_threads())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 0 and "threads 3" in done.stdout, done.stdout + done.stderr

@@ -19,6 +19,7 @@ import tiny
 from paddleseg_slim.cli import prune
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import load, save
+from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.report.stage import read_stage
 
 
@@ -144,6 +145,37 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
     prune.check(parser.parse_args([*base, *more]))
     with pytest.raises(UserError, match=re.escape(more[0])):
         prune.check(parser.parse_args([*base, *more, "--reconstruct_images", "8"]))
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--no_reconstruct"], "--no_reconstruct leaves out"),
+        (["--from_scratch"], "--from_scratch leaves out"),
+        (["--max-drop", "0.01"], "--max-drop"),
+    ],
+)
+def test_what_contradicts_the_refit_is_refused(more: list[str], text: str) -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
+    with pytest.raises(UserError, match=text):
+        prune.check(parser.parse_args([*base, "--sensitivity", "refit", *more]))
+    chosen = parser.parse_args([*base, *more])
+    prune.settle(chosen)
+    assert (chosen.sensitivity, chosen.criterion) == ("fast", "l1_norm")
+
+
+def test_curves_of_a_file_say_how_they_were_made(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    curves = Curves("exact", "mIoU", 0.5, 4, {}, {"settings": json.dumps(["exact", "fpgm", 42, False, 4])})
+    curves.write(tmp_path / "sensitivities.json")
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--sensitivity_file", str(tmp_path / "sensitivities.json")]
+    for more, expected in (([], ("exact", "fpgm")), (["--criterion", "l2_norm"], ("exact", "l2_norm"))):
+        chosen = parser.parse_args([*base, *more])
+        prune.settle(chosen)
+        assert (chosen.sensitivity, chosen.criterion) == expected
 
 
 @pytest.mark.slow

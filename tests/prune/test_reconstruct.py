@@ -169,6 +169,49 @@ def test_channels_that_are_constant_move_into_the_bias_or_the_statistics() -> No
     assert before > 0.01 and error(pruned, dense, batch) < 1e-6
 
 
+def test_the_constant_behind_a_transposed_convolution_with_stride() -> None:
+    """Each of its outputs is made by one of the four places of the kernel, here all alike for the constants."""
+    paddle.seed(0)
+    net = nn.Sequential(nn.Conv2D(3, 8, 3), nn.Sigmoid(), nn.Conv2DTranspose(8, 4, 2, stride=2))
+    behind = net[2].weight.numpy()
+    behind[5:] = behind[5:, :, :1, :1]
+    net[2].weight.set_value(behind)
+    weight = net[0].weight.numpy()
+    weight[5:] = 0
+    net[0].weight.set_value(weight)
+    dense = captured(net)
+    groups = find_groups(dense, 20)
+    pruned = cut(groups, {groups.groups[0].name: [0, 1, 2, 3, 4]})
+    (batch,) = images(1)
+    before = error(pruned, dense, batch)
+    reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
+    assert before > 0.01 and error(pruned, dense, batch) < 1e-6
+
+
+class SharedNorm(nn.Layer):
+    """Two layers behind the first one, and one normalisation behind both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2D(3, 8, 3), nn.BatchNorm2D(4)
+        self.one, self.two = nn.Conv2D(8, 4, 1, bias_attr=False), nn.Conv2D(8, 4, 1, bias_attr=False)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = nn.functional.sigmoid(self.first(x))
+        return self.norm(self.one(x)) + self.norm(self.two(x))
+
+
+def test_a_norm_that_two_layers_share_takes_up_no_constant() -> None:
+    paddle.seed(0)
+    dense = captured(SharedNorm())
+    groups = find_groups(dense, 20)
+    pruned = cut(groups, {groups.groups[0].name: [0, 1, 2, 3, 4, 5]})
+    (batch,) = images(1)
+    before = error(pruned, dense, batch)
+    reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
+    assert error(pruned, dense, batch) < 0.2 * before
+
+
 def test_linear_layers() -> None:
     paddle.seed(0)
     net = nn.Sequential(

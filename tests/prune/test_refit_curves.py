@@ -177,3 +177,52 @@ def test_few_images_at_a_time_give_the_same(
     parts = refit_curves(twins, importance, readers, images())
     for name, curve in whole.groups.items():
         np.testing.assert_allclose(parts.groups[name].losses, curve.losses, rtol=1e-4, atol=1e-7)
+
+
+class Mean(nn.Layer):
+    """Who reads the first layer's channels: a convolution, and a mean over them as in spatial attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2D(3, 8, 3), nn.Conv2D(8, 4, 1), nn.Conv2D(1, 4, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = nn.functional.relu(self.first(x))
+        return 0.01 * self.second(x) + 5.0 * self.last(x.mean(axis=1, keepdim=True))
+
+
+class Shared(nn.Layer):
+    """Who reads them: a convolution of little weight, and one that reads something else by the same weight, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = nn.Conv2D(3, 8, 3), nn.Conv2D(3, 8, 3)
+        self.second, self.head = nn.Conv2D(8, 4, 1), nn.Conv2D(8, 4, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        one, two = nn.functional.relu(self.first(x)), nn.functional.relu(self.other(x))
+        return 0.01 * self.second(one) + 5.0 * self.head(one) + 5.0 * self.head(two)
+
+
+@pytest.mark.parametrize("kind", [Mean, Shared])
+def test_who_cannot_make_up_sees_the_channels_gone(kind: type[nn.Layer]) -> None:
+    paddle.seed(0)
+    groups = find_groups(captured(kind()), 20)
+    readers = readers_of(groups, images())
+    assert [reader.layer.node.name for reader in readers["first"]] == ["second"]
+    importance = eliminations(readers)
+    (expected,) = refit_curves(groups, importance, readers, images(), ratios=(0.5,)).groups["first"].losses
+    keep = np.sort(np.argsort(importance["first"], kind="stable")[4:])
+    pruned = cut(groups, {"first": keep})
+    reconstruct(pruned, groups.model, images(), pruned.record[-1]["kept"])
+    np.testing.assert_allclose(divergence_of(pruned, groups.model), expected, rtol=0.6)
+
+
+def test_a_layer_that_reads_constants_does_not_decide() -> None:
+    paddle.seed(0)
+    net = nn.Sequential(nn.Conv2D(3, 8, 3), nn.BatchNorm2D(8), nn.ReLU(), nn.Conv2D(8, 4, 1))
+    model = captured(net)
+    model.set_tensor("1.weight", np.zeros(8, "float32"))
+    model.set_tensor("1.bias", np.arange(1, 9, dtype="float32"))
+    readers = readers_of(find_groups(model, 20), images())
+    assert elimination(readers["0"]).max() < 1e-6

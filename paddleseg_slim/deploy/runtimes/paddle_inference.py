@@ -31,11 +31,13 @@ class PaddleRuntime(Runtime):
         import paddle
         import paddle.inference
 
+        from paddleseg_slim.compat import restore_num_threads
+
         params = _params_file(path)
         if not params.exists():
             raise UserError(f"{path} has no parameters: {params.name} is missing.", "Export the model again.")
         self.options = options
-        self._paddle = paddle
+        self._paddle, self._restore_num_threads = paddle, restore_num_threads
         self._is_pir = path.suffix == ".json"
         self.inputs, self.outputs = read_interface(path)
         config = paddle.inference.Config(str(path), str(params))
@@ -99,6 +101,7 @@ class PaddleRuntime(Runtime):
         for name, array in check_feeds(self.inputs, feeds).items():
             self._handles[name].copy_from_cpu(array)
         self._predictor.run()
+        self._restore_num_threads()
         return [handle.copy_to_cpu() for handle in self._results]
 
     def describe(self) -> RuntimeInfo:
