@@ -80,7 +80,9 @@ def test_what_a_section_cannot_use_is_refused(flags, message, tmp_path):
 )
 def test_what_is_wrong_with_losses_and_teacher_of_a_joint_section_is_said_before_it_begins(change, message, tmp_path):
     slim = tmp_path / "slim.yml"
-    slim.write_text(yaml.safe_dump({"slim": ["Pruner", "Distill"], **change}), encoding="utf-8")
+    slim.write_text(
+        yaml.safe_dump({"slim": ["Pruner", "Distill"], "Pruner": {"pruning_ratio": 0.3}, **change}), encoding="utf-8"
+    )
     with pytest.raises(UserError, match=message):
         _lines(_args(tmp_path, slim), tmp_path)
     assert not (tmp_path / "out").exists()
