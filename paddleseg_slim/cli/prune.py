@@ -110,7 +110,6 @@ def check(args: argparse.Namespace) -> None:
         useless = next((flag for flag, given in without.items() if given), None)
         if useless:
             raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
-
     if args.sensitivity == "refit":
         flags = {"--no_reconstruct": args.no_reconstruct, "--from_scratch": args.from_scratch}
         left_out = next((flag for flag, given in flags.items() if given), None)

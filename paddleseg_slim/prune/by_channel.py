@@ -7,34 +7,18 @@ dense model, ``W_new = B' W``. It needs the moments of the channels alone, whate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from paddleseg_slim.graph import Graph, Node, data_argument
-from paddleseg_slim.prune.patches import EACH, SAMPLES, some
+from paddleseg_slim.prune.patches import EACH, SAMPLES, Reading, some
 
 _INPUT_AXIS = {"conv2d": 1, "conv2d_transpose": 0}
 
 
-@dataclass(frozen=True)
-class ByChannel:
-    """How such a layer reads; see `patches.Patches`, whose attributes and methods these are.
-
-    Attributes:
-        node: the layer.
-        argument: its input.
-        weight: name of its weight.
-        made_axis: axis of the weight that counts the outputs; its input's is the other one of the first two.
-        shape: of the weight.
-    """
-
-    node: Node
-    argument: str
-    weight: str
-    made_axis: int
-    shape: tuple[int, ...]
+class ByChannel(Reading):
+    """How such a layer reads; the methods are those of `patches.Patches`."""
 
     groups = 1
 

@@ -18,8 +18,8 @@ from paddleseg_slim.prune.readers import Reader
 _TOGETHER = 32
 """One in so many of the channels left goes at a time."""
 
-
 _LEAST = 1e-12
+"""Cost from which the order of removal begins where nothing is lost."""
 
 
 class _Left:
@@ -27,7 +27,7 @@ class _Left:
 
     def __init__(self, reader: Reader) -> None:
         self.inverse = np.linalg.inv(reader.covariance)
-        self.weight = reader.weight / np.sqrt(max(reader.variance, 1e-30))
+        self.weight = reader.weight / np.sqrt(reader.variance)
         self.rows = reader.rows
         self._gone = np.zeros(self.weight.shape[1], dtype=bool)
 

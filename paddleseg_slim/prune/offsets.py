@@ -15,7 +15,7 @@ def bias_of(graph: Graph, node: Node, outputs: int) -> str | None:
         return None
     if value.producer is not None and value.producer.op == "reshape":
         value = next(iter(value.producer.input_values()))
-    elif node.op == "conv2d":  # added to [N, C, H, W] as it is, it is one number a column
+    elif node.op != "matmul":  # added to [N, C, H, W] as it is, it is one number a column
         return None
     name = graph.parameter_name(value)
     fits = list(value.shape) == [outputs] and len(graph.users(value)) == 1

@@ -23,14 +23,14 @@ MOST_FEATURES = 4096
 
 
 @dataclass(frozen=True)
-class Patches:
-    """How a layer reads.
+class Reading:
+    """What a layer with a weight reads, and by which weight.
 
     Attributes:
         node: the layer.
         argument: its input.
         weight: name of its weight.
-        made_axis: axis of the weight that counts the outputs.
+        made_axis: axis of the weight that counts the outputs; of two axes, or the first two, its input's is the other.
         shape: of the weight.
     """
 
@@ -39,6 +39,10 @@ class Patches:
     weight: str
     made_axis: int
     shape: tuple[int, ...]
+
+
+class Patches(Reading):
+    """How a layer reads position by position."""
 
     @property
     def groups(self) -> int:

@@ -128,6 +128,19 @@ def _mean_and_variance(tensors: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.maximum(square - mean**2, 0.0)
 
 
+def _set_bias(sides: _Sides, name: str, constant: np.ndarray, kept: _Kept) -> None:
+    """Give the pruned model the bias of the dense one, and a constant ``[outputs]`` more."""
+    unpruned = sides[1].model.tensor(name).numpy().reshape(-1)[_positions(kept, name, 0)]
+    array = sides[0].model.tensor(name).numpy()
+    sides[0].model.set_tensor(name, (constant + unpruned).reshape(array.shape).astype(array.dtype))
+
+
+def _takes_up(graph: Graph, node: Node, outputs: int) -> tuple[str | None, bool]:
+    """The bias of a layer, and whether that or a BatchNorm takes up a constant."""
+    bias = bias_of(graph, node, outputs)
+    return bias, bias is not None or mean_of(graph, node, outputs) is not None
+
+
 def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | None:
     """Fit the weights of a convolution or linear layer."""
     patches = patches_of(node, sides[0].graph)
@@ -145,9 +158,7 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         halves[number % 2].add(rows, wanted)
     if not halves[1].count:
         halves[1] = halves[0]  # one image: nothing is left out
-    count = old.shape[0] * old.shape[2]
-    bias = bias_of(sides[0].graph, node, count)
-    centred = bias is not None or mean_of(sides[0].graph, node, count) is not None
+    bias, centred = _takes_up(sides[0].graph, node, old.shape[0] * old.shape[2])
     new, before, after, ridge = fit(old, halves, centred)
     if not np.isfinite(before) or before < _SAME:
         return None
@@ -155,9 +166,7 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
     if bias is not None:
         inputs_mean, outputs_mean = (halves[0] + halves[1]).means()
         left = (outputs_mean - np.einsum("gd,gdo->go", inputs_mean, new)).reshape(-1)
-        unpruned = sides[1].model.tensor(bias).numpy().reshape(-1)[_positions(kept, bias, 0)]
-        array = model.tensor(bias).numpy()
-        model.set_tensor(bias, (left + unpruned).reshape(array.shape).astype(array.dtype))
+        _set_bias(sides, bias, left, kept)
     return Refit(node.name, before, after, ridge)
 
 
@@ -175,9 +184,7 @@ def _refit_by_channel(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Ref
         halves[number % 2].add(rows[:, :, :left], rows[:, :, left:])
     if not halves[1].count:
         halves[1] = halves[0]
-    count = layer.shape[layer.made_axis]
-    bias = bias_of(sides[0].graph, node, count)
-    centred = bias is not None or mean_of(sides[0].graph, node, count) is not None
+    bias, centred = _takes_up(sides[0].graph, node, layer.shape[layer.made_axis])
     as_cut = np.eye(all_channels)[_positions(kept, layer.weight, 1 - layer.made_axis)][None]
     guess, before, after, ridge = fit(as_cut, halves, centred)
     if not np.isfinite(before) or before < _SAME:
@@ -190,9 +197,7 @@ def _refit_by_channel(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Ref
     if bias is not None:
         inputs_mean, all_mean = (halves[0] + halves[1]).means()
         constant = layer.outputs((all_mean - inputs_mean @ guess[0]) @ matrix[0])
-        unpruned = sides[1].model.tensor(bias).numpy().reshape(-1)[_positions(kept, bias, 0)]
-        array = model.tensor(bias).numpy()
-        model.set_tensor(bias, (constant + unpruned).reshape(array.shape).astype(array.dtype))
+        _set_bias(sides, bias, constant, kept)
     return Refit(node.name, before, after, ridge)
 
 

@@ -76,7 +76,7 @@ class _Rest:
         """The logits with these parameters, when these components stay."""
         part = extract(self._model.graph, self.given, [self._wanted])
         plan = Plan(part, part.output_values())
-        table: dict[str, Any] = {**dict(self._model.model.tensors())}
+        table: dict[str, Any] = dict(self._model.model.tensors())
         table.update({name: paddle.to_tensor(array) for name, array in changed.items()})
         parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]
         inputs = [
