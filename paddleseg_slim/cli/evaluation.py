@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,31 @@ def best_executor(engine: str = "auto", threads: int = 0) -> Executor:
     return executor(engine, threads)
 
 
+class SideBySide:
+    """A `Forward` of an engine, which several threads may call at the same time (see `train.evaluate`).
+
+    Args:
+        forward: of the engine.
+        at_once: how many threads.
+        choose: keeps ``forward`` or takes another, which is called by one thread at a time, by the first images.
+    """
+
+    def __init__(self, forward: Forward, at_once: int, choose: Callable[[np.ndarray], Forward]) -> None:
+        self.at_once = at_once
+        self._engine, self._choose = forward, choose
+        self._chosen: Forward | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, images: np.ndarray) -> Any:
+        """The outputs for ``images``, float32 ``[N, 3, H, W]``."""
+        with self._lock:
+            if self._chosen is None:
+                self._chosen = self._choose(images)
+            if self._chosen is not self._engine:
+                return self._chosen(images)
+        return self._engine(images)
+
+
 class Forwards:
     """Makes a `Forward` of a model in evaluation, with the weights that it has at this moment.
 
@@ -102,14 +128,22 @@ class Forwards:
         engine: see `best_executor`.
         threads: CPU threads; 0 is the physical cores.
         images: how many a forward is made for; with ``auto``, Paddle runs fewer than `WORTH`.
+        at_once: the most images that are run side by side, which share the threads; small layers leave less idle so.
 
     Raises:
         UserError: the engine asked for is not installed.
     """
 
-    def __init__(self, task: Task, engine: str = "auto", threads: int = 0, images: int = WORTH) -> None:
+    def __init__(
+        self, task: Task, engine: str = "auto", threads: int = 0, images: int = WORTH, at_once: int = 8
+    ) -> None:
+        from paddleseg_slim.deploy.runtimes import RuntimeOptions
+
         self._task, self._engine = task, engine
-        self._runs_on = best_executor("paddle" if engine == "auto" and images < WORTH else engine, threads)
+        cores = RuntimeOptions(threads=threads).thread_count
+        self._at_once = min(cores, at_once)
+        runs_on = "paddle" if engine == "auto" and images < WORTH else engine
+        self._runs_on = best_executor(runs_on, cores // self._at_once)
         self._captured: tuple[paddle.nn.Layer, GraphLayer] | None = None
         self._compared = False
 
@@ -126,7 +160,9 @@ class Forwards:
             return model_forward(model)
         try:
             forward = engine_forward(self._graph(model), self._runs_on)
-            return forward if self._compared else self._compare(forward, model_forward(model))
+            return SideBySide(
+                forward, self._at_once, lambda images: self._equal(forward, model_forward(model), images[:1])
+            )
         except UserError as error:
             return self._instead(model_forward(model), error)
 
@@ -147,19 +183,9 @@ class Forwards:
         self._runs_on = best_executor("paddle")
         return forward
 
-    def _compare(self, forward: Forward, expected: Forward) -> Forward:
-        """``forward``, whose first batch runs in Paddle, too."""
-        chosen = None
-
-        def compared(images: np.ndarray) -> Any:
-            nonlocal chosen
-            if chosen is None:
-                chosen = self._equal(forward, expected, images[:1])
-            return chosen(images)
-
-        return compared
-
     def _equal(self, forward: Forward, expected: Forward, images: np.ndarray) -> Forward:
+        if self._compared:
+            return forward
         self._compared = True
         error = difference(forward(images), expected(images))
         if error <= TOLERANCE:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import paddle
@@ -15,6 +15,9 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.tasks.base import Accumulator, Forward, Metrics, Task
 from paddleseg_slim.train import ranks
 from paddleseg_slim.train.progress import Progress
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 _STACKED = (np.ndarray, np.generic, int, float)
 """Kinds of a sample's entries that become one array in a batch."""
@@ -67,7 +70,8 @@ def evaluate(
     With several ranks (``paddle.distributed``) each evaluates its share and the counts are summed.
 
     Args:
-        forward: images float32 ``[N, 3, H, W]`` to outputs.
+        forward: images float32 ``[N, 3, H, W]`` to outputs; an attribute ``at_once`` above 1 says how many threads may
+            call it at the same time, each with a part of a batch.
         task: whose metric counts.
         dataset: samples by index; the task's validation set when None.
         batch_size: the most images at once; only images of one size are put together.
@@ -81,12 +85,13 @@ def evaluate(
     dataset = task.val_dataset() if dataset is None else dataset
     if len(dataset) == 0:
         raise UserError("The dataset to evaluate on is empty.", "Check val_dataset in the config.")
+    at_once = getattr(forward, "at_once", 1)
     forward = task.inference(forward, settings or {})
     accumulators = task.accumulators(settings or {})
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     with Progress(len(range(rank, len(dataset), world)), f"[EVAL] {title}") as progress:
-        for batch in batches(dataset, batch_size, num_workers, rank, world):
-            outputs = forward(batch["img"])
+        size = batch_size if at_once < 2 else max(1, batch_size // (2 * at_once))
+        for batch, outputs in _outputs(forward, batches(dataset, size, num_workers, rank, world), at_once):
             for accumulator in accumulators:
                 accumulator.update(outputs, batch)
             progress.step(len(batch["img"]))
@@ -95,6 +100,27 @@ def evaluate(
             _sum_over_ranks(accumulator)
     first, *others = (accumulator.result() for accumulator in accumulators)
     return replace(first, values={**first.values, **{k: v for other in others for k, v in other.values.items()}})
+
+
+def _outputs(forward: Forward, made: Iterator[dict[str, Any]], at_once: int) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield batches with their outputs in order, ``at_once`` of them side by side."""
+
+    def both(batch: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        return batch, forward(batch["img"])
+
+    yield from (map(both, made) if at_once < 2 else _ahead(both, made, at_once, at_once))
+
+
+def _ahead(function: Callable[[_T], _U], items: Iterable[_T], threads: int, more: int) -> Iterator[_U]:
+    """Yield ``function`` of each item in order, from ``threads`` that are up to ``more`` items ahead of the reader."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[_U]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads + more:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _sum_over_ranks(accumulator: Accumulator) -> None:
@@ -124,14 +150,7 @@ def _samples(dataset: Any, indices: range, num_workers: int) -> Iterator[dict[st
     if num_workers < 1:
         yield from (dataset[index] for index in indices)
         return
-    with ThreadPoolExecutor(num_workers) as pool:
-        ahead: deque[Future[dict[str, Any]]] = deque()
-        for index in indices:
-            ahead.append(pool.submit(dataset.__getitem__, index))
-            if len(ahead) > 2 * num_workers + 8:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    yield from _ahead(dataset.__getitem__, indices, num_workers, num_workers + 8)
 
 
 def _shapes(sample: Mapping[str, Any]) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from quant_nets import images, small_model
 from tiny import write_config
 
 from paddleseg_slim import config as configs
-from paddleseg_slim.cli.evaluation import WORTH, Forwards, difference
+from paddleseg_slim.cli.evaluation import WORTH, Forwards, SideBySide, difference
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, PaddleExecutor, flatten
 from paddleseg_slim.quant.calibrate import Choice, calibrate
@@ -21,7 +23,7 @@ from paddleseg_slim.quant.ptq import QuantSettings, prepare
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.tasks.base import Task
 from paddleseg_slim.train import loop, optim
-from paddleseg_slim.train.evaluate import model_forward
+from paddleseg_slim.train.evaluate import evaluate, model_forward
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,35 @@ def test_difference() -> None:
     assert difference({"logits": [np.zeros((1, 3), np.float32)], "count": 3}, expected) == np.inf
     nothing = {"logits": [np.array([[0.0, np.nan]], np.float32)]}
     assert difference(nothing, nothing) == 0  # Paddle's own NaN is not the engine's fault
+
+
+class Watched:
+    """A forward that notes how many calls run at the same time; the first image of all takes longest."""
+
+    def __init__(self, classes: int) -> None:
+        self.most = self.calls = self._running = 0
+        self._classes, self._lock = classes, threading.Lock()
+
+    def __call__(self, batch: np.ndarray) -> Any:
+        with self._lock:
+            self.calls += 1
+            self._running += 1
+            self.most = max(self.most, self._running)
+            wait = 0.2 if self.calls == 1 else 0.02
+        time.sleep(wait)
+        with self._lock:
+            self._running -= 1
+        scores = np.stack([batch[:, 0] * (3 * number % 7 - 3) for number in range(self._classes)], axis=1)
+        return [np.ascontiguousarray(scores)]
+
+
+def test_images_side_by_side_count_as_one_after_the_other(task: Task) -> None:
+    classes = len(task.class_names())
+    alone, engine, other = Watched(classes), Watched(classes), Watched(classes)
+    expected = evaluate(alone, task, batch_size=4)
+    together = evaluate(SideBySide(engine, 2, lambda _: engine), task, batch_size=4)
+    assert together == expected
+    assert (alone.most, engine.most) == (1, 2)
+    assert engine.calls > alone.calls  # parts of a batch, so that memory is that of one batch
+    assert evaluate(SideBySide(engine, 2, lambda _: other), task, batch_size=4) == expected
+    assert other.most == 1  # Paddle's layers switch modes: one thread at a time
