@@ -127,6 +127,16 @@ def test_goes_on_until_the_interval_is_narrow(small: Path) -> None:
     assert result.runs == 12
 
 
+def test_the_interval_that_stopped_the_runs_is_the_one_that_is_told(small: Path) -> None:
+    candidates, told = [Candidate("one", small), Candidate("two", small)], []
+    for seed in range(6):
+        settings = {"threads": 1, "warmup": 2, "repeats": 8, "block": 2, "interval": 0.4, "max_repeats": 80}
+        result = measure(candidates, input_shape=(1, 3, 8, 8), seed=seed, **settings)
+        found = result.rows[1].comparison
+        told.append((result.runs, found.high - found.low))
+    assert all(width <= 0.4 or runs == 80 for runs, width in told), told
+
+
 def test_images_are_fed(small: Path) -> None:
     images = [np.full((1, 3, 8, 8), value, np.float32) for value in (0, 1)]
     result = measure([Candidate("m", small)], input_shape=(1, 3, 8, 8), warmup=0, repeats=2, images=images, data="dir")

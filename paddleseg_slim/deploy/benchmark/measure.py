@@ -234,21 +234,21 @@ def _take_turns(
                     process.wall.append(answer["wall_ms"])
                     process.cpu.append(answer["cpu_ms"])
         number += 1
-        if number == wanted and wanted < most and _widest(processes, base) > interval:
+        if number == wanted and wanted < most and _widest(processes, base, settings.seed) > interval:
             wanted = min(most, wanted + max(1, least // 5))
         if progress:
             progress(number, wanted)
 
 
-def _widest(processes: list[_Process], base: str) -> float:
-    """Width of the widest confidence interval so far."""
+def _widest(processes: list[_Process], base: str, seed: int) -> float:
+    """Width of the widest confidence interval so far, by the bootstrap samples that the result is made of."""
     working = [process for process in processes if not process.error]
     labels = {process.candidate.label: process for process in working}
     widths = [0.0]
     for process in working:
         label = _base_label(process.candidate, base, [other.candidate for other in working])
         if label is not None and label != process.candidate.label:
-            comparison = compare(label, np.array(labels[label].wall), np.array(process.wall))
+            comparison = compare(label, np.array(labels[label].wall), np.array(process.wall), seed=seed)
             widths.append(comparison.high - comparison.low)
     return max(widths)
 
