@@ -127,6 +127,20 @@ def check_folder(path: str) -> Path:
     return folder
 
 
+def check_stage_folder(path: str, kind: str) -> Path:
+    """`check_folder` for a command that writes a ``stage.json`` there: one of another command stays.
+
+    Raises:
+        UserError: as `check_folder`, or the folder holds the stage of another command.
+    """
+    from paddleseg_slim.report.stage import FILE_NAME, read_stage
+
+    folder = check_folder(path)
+    if (folder / FILE_NAME).is_file() and (there := read_stage(folder).kind) != kind:
+        raise UserError(f"{folder} holds the result of another command ({there}).", "Give another --save_dir.")
+    return folder
+
+
 def visible(folder: Path) -> Sequence[Path]:
     """Entries of a folder that do not begin with a dot."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -87,11 +87,13 @@ def run(args: argparse.Namespace) -> int:
     repetitions = turns(args)
     if args.require_speedup is not None and args.require_speedup <= 0:
         raise UserError(f"--require-speedup is {args.require_speedup}.", "Give a positive number.")
+    if args.require_speedup is not None and len(args.models) < 2:
+        raise UserError("--require-speedup compares, but there is one model.", "Give the base as well.")
     if args.save_dir:
-        arguments.check_folder(args.save_dir)
+        arguments.check_stage_folder(args.save_dir, "bench")
     with tempfile.TemporaryDirectory() as work:
         candidates = _candidates(args, Path(work))
-        shape = _input_shape(args, candidates[0])
+        shape = _input_shape(args)
         images = _images(args, shape)
         with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
             bar = progress.add_task("measuring", total=None)
@@ -141,7 +143,7 @@ def _candidates(args: argparse.Namespace, work: Path) -> list[Candidate]:
     return found
 
 
-def _input_shape(args: argparse.Namespace, candidate: Candidate) -> tuple[int, ...]:
+def _input_shape(args: argparse.Namespace) -> tuple[int, ...]:
     """By ``--input_shape``, ``--preset``, the model's ``deploy.yaml`` where it is fixed, else 1x3x512x512."""
     if args.input_shape and args.preset:
         raise UserError("--input_shape and --preset are both given.", "Give one of them.")
@@ -150,16 +152,17 @@ def _input_shape(args: argparse.Namespace, candidate: Candidate) -> tuple[int, .
         given = (1, 3, *given)
     if given and len(given) != 4:
         raise UserError(f"--input_shape has {len(given)} numbers.", "Give N C H W, or H W.")
-    shape = tuple(given) or _described(Path(candidate.path))
+    shape = tuple(given) or _described(args.models)
     return (args.batch, *shape[1:]) if args.batch else shape
 
 
-def _described(path: Path) -> tuple[int, ...]:
-    from paddleseg_slim.deploy.description import FILE_NAME, read_deploy
+def _described(models: Sequence[str]) -> tuple[int, ...]:
+    from paddleseg_slim.deploy.description import read_deploy
 
-    if not (path.parent / FILE_NAME).is_file():
+    described = _described_folders(models[:1])
+    if not described:
         return _FALLBACK
-    sides = read_deploy(path.parent)[0].input_shape or [-1] * 4
+    sides = read_deploy(described[0])[0].input_shape or [-1] * 4
     return tuple(side if side > 0 else default for side, default in zip(sides, _FALLBACK))
 
 
@@ -256,6 +259,14 @@ def _require(args: argparse.Namespace, result: BenchResult) -> None:
         raise MeasurementFailed(f"{failed[0].label} could not be measured: {failed[0].error}", "See the table above.")
     if args.require_speedup is None:
         return
+    from paddleseg_slim.deploy.benchmark.result import NOT_COMPARED
+
+    alone = [row for row in result.rows if result.against(row) == NOT_COMPARED]
+    if alone:
+        raise UserError(
+            f"{alone[0].label} was compared with nothing, --require-speedup cannot be judged.",
+            "Give a base that this engine runs, too, or choose the engines by --engine.",
+        )
     for row in result.rows:
         if row.comparison and row.comparison.speedup < args.require_speedup:
             raise GoalNotMet(

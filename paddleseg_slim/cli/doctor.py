@@ -97,12 +97,13 @@ def _paddle() -> dict[str, Any]:
         from paddleseg_slim import compat  # noqa: F401  (refuses a missing or unsupported Paddle)
     except UserError as error:
         return {"paddle problem": error.cause}
+    from paddleseg_slim.deploy.runtimes.machine import physical_cores
     from paddleseg_slim.train import device
 
     return {
         "paddle problem": "",
         "devices of paddle": device.available(),
-        "threads by default": str(device.physical_cores()),
+        "threads by default": str(physical_cores()),
     }
 
 

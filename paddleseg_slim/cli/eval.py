@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from paddleseg_slim.cli.val import say
 from paddleseg_slim.errors import GoalNotMet, UserError
 
 if TYPE_CHECKING:
+    from paddle.nn import Layer
+
     from paddleseg_slim.tasks.base import Metrics, Task
 
 HELP = "evaluate an exported model in the engine that will run it"
@@ -48,11 +51,13 @@ def run(args: argparse.Namespace) -> int:
     arguments.at_least(args, batch_size=1, num_workers=0)
     if args.max_drop is not None and not (args.model_path or args.source_metrics):
         raise UserError("--max-drop needs a source to compare with.", "Give --model_path or --source_metrics.")
+    if args.max_drop is not None and not math.isfinite(args.max_drop):
+        raise UserError(f"--max-drop is {args.max_drop}.", "Give a number such as 0.01, a point.")
     from paddleseg_slim.deploy.runtimes import require_engine
 
     require_engine(args.engine)
     if args.save_dir:
-        arguments.check_folder(args.save_dir)
+        arguments.check_stage_folder(args.save_dir, "eval")
     setup.start(argparse.Namespace(device="cpu" if args.device == "cpu" else None, threads=args.threads))
     from paddleseg_slim import config as configs
     from paddleseg_slim.files import write_json
@@ -60,10 +65,13 @@ def run(args: argparse.Namespace) -> int:
 
     config = configs.load_config(args.config, args.opts)
     task = build_task(config)
+    source = _known_source(args, task)
+    model = setup.load_model(task, args.model_path) if args.model_path and source is None else None
     with tempfile.TemporaryDirectory() as work:
-        metrics, info = _evaluate_file(args, task, Path(work))
+        metrics, info = _evaluate_file(args, task, config.test_config, Path(work))
     say(metrics)
-    source = _source(args, task)
+    if model is not None:
+        source = _measured(args, task, model, config.test_config).score
     drop = None if source is None else source - metrics.score
     if drop is not None:
         runner.log(
@@ -82,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate_file(args: argparse.Namespace, task: Task, work: Path) -> tuple[Metrics, dict[str, Any]]:
+def _evaluate_file(
+    args: argparse.Namespace, task: Task, settings: dict[str, Any], work: Path
+) -> tuple[Metrics, dict[str, Any]]:
     from paddleseg_slim.deploy.evaluate import fixed_batch, runtime_forward
     from paddleseg_slim.deploy.prepare import model_file
     from paddleseg_slim.deploy.runtimes import RuntimeOptions, load
@@ -103,31 +113,36 @@ def _evaluate_file(args: argparse.Namespace, task: Task, work: Path) -> tuple[Me
     forward = runtime_forward(runtime, len(task.class_names()))
     dataset = getattr(task, f"{args.dataset}_dataset")()
     batch = fixed_batch(runtime) or args.batch_size
-    return evaluate(forward, task, dataset, batch_size=batch, num_workers=args.num_workers), info
+    return evaluate(forward, task, dataset, batch_size=batch, num_workers=args.num_workers, settings=settings), info
 
 
-def _source(args: argparse.Namespace, task: Task) -> float | None:
-    """The primary number of the source model, read or measured."""
-    if args.source_metrics:
-        path = Path(args.source_metrics)
-        if not path.is_file():
-            raise UserError(f"--source_metrics {path} does not exist.", "Write it with val.py --json.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return float(data["values"][data["primary"]])
-    if not args.model_path:
+def _known_source(args: argparse.Namespace, task: Task) -> float | None:
+    """The primary number of the source model by ``--source_metrics``."""
+    if not args.source_metrics:
         return None
+    path = Path(args.source_metrics)
+    if not path.is_file():
+        raise UserError(f"--source_metrics {path} does not exist.", "Write it with val.py --json.")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return float(data["values"][task.primary])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"--source_metrics {path} tells no {task.primary}.", "Write it with val.py --json.") from None
+
+
+def _measured(args: argparse.Namespace, task: Task, model: Layer, settings: dict[str, Any]) -> Metrics:
+    """The source model on the same data."""
     from paddleseg_slim.train.evaluate import evaluate
 
-    model = setup.load_model(task, args.model_path)
     dataset = getattr(task, f"{args.dataset}_dataset")()
-    metrics = evaluate(
-        evaluation.Forwards(task, images=len(dataset), threads=args.threads or 0)(model),
+    return evaluate(
+        evaluation.Forwards(task, images=len(dataset), threads=args.threads or 0, batch_size=args.batch_size)(model),
         *(task, dataset),
         batch_size=args.batch_size,
         num_workers=args.num_workers,
+        settings=settings,
         title="Source",
     )
-    return metrics.score
 
 
 def _write_stage(args: argparse.Namespace, metrics: Metrics, info: dict[str, Any], seconds: float) -> None:

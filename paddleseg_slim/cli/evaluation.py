@@ -128,22 +128,24 @@ class Forwards:
         engine: see `best_executor`.
         threads: CPU threads; 0 is the physical cores.
         images: how many a forward is made for; with ``auto``, Paddle runs fewer than `WORTH`.
-        at_once: the most images that are run side by side, which share the threads; small layers leave less idle so.
+        batch_size: the most images at once, as in `train.evaluate`; at most as many are run side by side and share the
+            threads, of which small layers leave less idle so.
 
     Raises:
         UserError: the engine asked for is not installed.
     """
 
     def __init__(
-        self, task: Task, engine: str = "auto", threads: int = 0, images: int = WORTH, at_once: int = 8
+        self, task: Task, engine: str = "auto", threads: int = 0, images: int = WORTH, batch_size: int = 8
     ) -> None:
         from paddleseg_slim.deploy.runtimes import RuntimeOptions
 
         self._task, self._engine = task, engine
         cores = RuntimeOptions(threads=threads).thread_count
-        self._at_once = min(cores, at_once)
+        self._at_once = min(cores, batch_size)
         runs_on = "paddle" if engine == "auto" and images < WORTH else engine
-        self._runs_on = best_executor(runs_on, cores // self._at_once)
+        # a session has one pool for all who call it, and every caller works, too
+        self._runs_on = best_executor(runs_on, cores - self._at_once + 1)
         self._captured: tuple[paddle.nn.Layer, GraphLayer] | None = None
         self._compared = False
 
@@ -211,6 +213,8 @@ def difference(got: Any, expected: Any) -> float:
     return max(errors)
 
 
-def fast_forward(model: paddle.nn.Layer, task: Task, engine: str = "auto", threads: int = 0) -> Forward:
+def fast_forward(
+    model: paddle.nn.Layer, task: Task, engine: str = "auto", threads: int = 0, batch_size: int = 8
+) -> Forward:
     """`Forwards` for one model that is not trained meanwhile."""
-    return Forwards(task, engine, threads)(model)
+    return Forwards(task, engine, threads, batch_size=batch_size)(model)

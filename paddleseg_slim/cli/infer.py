@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.enable_auto_tune:
         return _collect_shapes(args, pictures)
     predictor = Predictor(args.config, args.engine, _options(args))
+    if args.enable_mkldnn is False and predictor.engine == "paddle" and args.device == "cpu":
+        raise UserError("--enable_mkldnn false would only make the CPU five times slower.", "Leave it out.")
     if args.with_argmax and predictor.deploy.task != "segmentation":
         raise UserError("--with_argmax: the model is a classifier.", "Leave it out.")
     if args.print_detail:
@@ -98,8 +100,6 @@ def run(args: argparse.Namespace) -> int:
 def _check_engine_flags(args: argparse.Namespace) -> None:
     if args.enable_mkldnn is not None and args.engine not in (None, "paddle"):
         raise UserError(f"--enable_mkldnn is for the engine paddle, not {args.engine}.", "Leave it out.")
-    if args.enable_mkldnn is False and args.engine == "paddle" and args.device == "cpu":
-        raise UserError("--enable_mkldnn false would only make the CPU five times slower.", "Leave it out.")
     if args.enable_auto_tune and not args.use_trt:
         raise UserError("--enable_auto_tune collects sizes for TensorRT.", "Add --use_trt True --device gpu.")
 

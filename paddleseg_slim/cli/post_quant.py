@@ -91,7 +91,7 @@ class _Run(QuantRun):
             self._search(calibration)
         if wish in (["auto"], ["slow"]):
             calibration = self._without_some(calibration, by_error=wish == ["auto"])
-        elif self.args.analyze:
+        if self.args.analyze and wish != ["auto"]:  # which has analysed already
             self._analyze(calibration)
         layer = self._made(calibration)
         memory = self.results.score(layer, "Quantized model")

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if setup.precision(args) == "fp16":
         forward = model_forward(model, autocast=args.amp_level)
     else:
-        forward = evaluation.Forwards(task, args.engine, session.threads, len(pictures), at_once=1)(model)
+        forward = evaluation.Forwards(task, args.engine, session.threads, len(pictures), batch_size=1)(model)
     forward = task.inference(forward, settings)
     with Progress(len(pictures), "Predicting") as progress:
         for name, picture, logits in predictions(task, forward, pictures):

@@ -38,12 +38,14 @@ class Results:
     Args:
         args, config, task, folder: of the run.
         shape: of one image of the validation set, batch first.
+        threads: of this process, for evaluations; times are taken with those of ``--threads``, else with all cores.
     """
 
     def __init__(
-        self, args: argparse.Namespace, config: Config, task: Task, folder: Path, shape: tuple[int, ...]
+        self, args: argparse.Namespace, config: Config, task: Task, folder: Path, shape: tuple[int, ...], threads: int
     ) -> None:
         self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
+        self.threads = threads
         self._dense: GraphLayer | None = None
         self.main = paddle.distributed.get_rank() == 0
 
@@ -110,7 +112,7 @@ class Results:
     def evaluate(self, model: GraphLayer) -> Metrics:
         """The task's metric on the whole validation set."""
         return evaluate(
-            evaluation.fast_forward(model, self.task, self.args.eval_engine),
+            evaluation.fast_forward(model, self.task, self.args.eval_engine, self.threads),
             self.task,
             num_workers=self.args.num_workers,
             settings=self.config.test_config,
@@ -150,7 +152,7 @@ class Results:
             for engine in self._engines(self.folder)
             for own, folder in folders.items()
         ]
-        result = benchmark.measure(candidates, input_shape=self.shape, base=DENSE)
+        result = benchmark.measure(candidates, input_shape=self.shape, base=DENSE, threads=self.args.threads or 0)
         result.save(self.folder)
         for row in result.rows:
             if row.error:
@@ -166,7 +168,7 @@ class Results:
                 self._export(model, folder)
                 engine = self.args.engine or self._engines(folder)[0]
                 candidates.append(benchmark.Candidate(str(number), folder, engine))
-            rows = benchmark.measure(candidates, input_shape=self.shape).rows
+            rows = benchmark.measure(candidates, input_shape=self.shape, threads=self.args.threads or 0).rows
         for row in rows:
             if row.error:
                 raise UserError(f"The model does not run on {row.engine}: {row.error}", "Give another --engine.")

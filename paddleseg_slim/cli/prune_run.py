@@ -75,7 +75,7 @@ class Run:
         self.began = time.monotonic()
         self.main = paddle.distributed.get_rank() == 0
         shape = task.val_dataset()[0]["img"].shape
-        self.results = Results(args, config, task, folder, (1, *shape))
+        self.results = Results(args, config, task, folder, (1, *shape), session.threads)
         self.dense = self._model()  # before anything is written: it may be refused
         self._check_settings()
 
@@ -154,7 +154,9 @@ class Run:
         runner.log("Step 1/3: Start calculating the sensitivity of model parameters...")
         measured = self.args.sensitivity != "none" and not self.args.label_free
         self.results.before(self.dense, check_trained if measured else lambda metrics: None)
-        importance, curves = Analysis(self.args, self.config, self.task, self.folder, groups).run()
+        importance, curves = Analysis(
+            self.args, self.config, self.task, self.folder, groups, self.session.threads
+        ).run()
         asked = self.goal.flops_removed if self.goal.flops_removed is not None else "by the goal given"
         runner.log("Step 2/3: Start to prune the model, the ratio of pruning is %s...", asked)
         if self.goal.latency_ms is not None:

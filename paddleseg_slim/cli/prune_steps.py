@@ -17,7 +17,6 @@ from paddleseg_slim.cli import evaluation, runner
 from paddleseg_slim.cli.refit import of_one_size, refit_images, refit_images_count
 from paddleseg_slim.cli.subset import evenly_spread
 from paddleseg_slim.config import Config
-from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune import curves as curve_files
@@ -29,6 +28,7 @@ from paddleseg_slim.prune.elimination import eliminations
 from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.readers import Reader, readers_of
 from paddleseg_slim.prune.refit_curves import refit_curves
+from paddleseg_slim.prune.running import images_that_fit
 from paddleseg_slim.prune.sensitivity import (
     EXACT_RATIOS,
     FAST_IMAGES,
@@ -66,12 +66,14 @@ class Analysis:
         task: of the run.
         folder: of the run.
         groups: of the model.
+        threads: CPU threads of this process.
     """
 
     def __init__(
-        self, args: argparse.Namespace, config: Config, task: Task, folder: Path, groups: ChannelGroups
+        self, args: argparse.Namespace, config: Config, task: Task, folder: Path, groups: ChannelGroups, threads: int
     ) -> None:
         self.args, self.config, self.task, self.folder, self.groups = args, config, task, folder, groups
+        self.threads = threads
         self.path = folder / curve_files.FILE_NAME
         self.samples = evenly_spread(task.val_dataset(), args.sensitivity_images or IMAGES.get(args.sensitivity))
         self.gradients: dict[str, np.ndarray] | None = None
@@ -184,8 +186,9 @@ class Analysis:
         data = Data(read, total, accumulator, self.task.logits)
         engine, workers = evaluation.best_executor(self.args.eval_engine), 1
         if engine.name == "onnxruntime":  # points side by side use the cores better than threads in small layers
-            engine = evaluation.best_executor(engine.name, threads=1)
-            workers = RuntimeOptions(threads=self.args.threads or 0).thread_count
+            batches_that_fit = images_that_fit(self.groups.model, (1, *self.samples[0]["img"].shape)) // size
+            workers = max(1, min(self.threads, batches_that_fit))
+            engine = evaluation.best_executor(engine.name, threads=self.threads - workers + 1)
         with Progress(total, "[SENSITIVITY]") as progress:
             return analyse(
                 self.groups,

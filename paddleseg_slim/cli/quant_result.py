@@ -149,7 +149,13 @@ class Results:
         notes.append(_precision_line(info))
         forward = runtime_forward(runtime, len(self.task.class_names()))
         self._compare(model, forward, engine, notes)
-        metrics = evaluate(forward, self.task, num_workers=self.args.num_workers, title=f"Evaluating in {engine}")
+        metrics = evaluate(
+            forward,
+            self.task,
+            num_workers=self.args.num_workers,
+            settings=self.config.test_config,
+            title=f"Evaluating in {engine}",
+        )
         runner.log("[EVAL] model.onnx in %s: %s", engine, metrics.line())
         return metrics
 
@@ -204,7 +210,7 @@ class Results:
             for engine in engines
             for name, folder in folders.items()
         ]
-        result = benchmark.measure(candidates, input_shape=self.shape, base=FLOAT)
+        result = benchmark.measure(candidates, input_shape=self.shape, base=FLOAT, threads=self.threads)
         result.save(self.folder)
         known = stage.read_stage(self.folder)
         latency, notes = [], list(known.notes)

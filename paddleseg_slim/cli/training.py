@@ -155,7 +155,9 @@ def fit(
             resume=resume,
             config=config.to_dict(),
             fingerprint=config.fingerprint(),
-            forward_of=Forwards(task, engine, settings.threads, images) if settings.do_eval else model_forward,
+            forward_of=Forwards(task, engine, settings.threads, images, settings.eval_batch_size)
+            if settings.do_eval
+            else model_forward,
         )
     finally:
         logger.close()

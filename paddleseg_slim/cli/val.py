@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if setup.precision(args) == "fp16":
         forward = model_forward(model, autocast=args.amp_level)
     else:
-        forward = evaluation.fast_forward(model, task, args.engine, session.threads)
+        forward = evaluation.fast_forward(model, task, args.engine, session.threads, args.batch_size)
     metrics = evaluate(
         forward, task, dataset, batch_size=args.batch_size, num_workers=args.num_workers, settings=settings
     )

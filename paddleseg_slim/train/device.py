@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import paddle
-import psutil
 
 from paddleseg_slim.compat import set_num_threads
+from paddleseg_slim.deploy.runtimes.machine import physical_cores
 from paddleseg_slim.errors import UserError
 
 DEVICES = ("cpu", "gpu", "xpu", "npu", "mlu")
@@ -52,12 +52,6 @@ def check_precision(precision: str, device: str) -> None:
             "--precision fp16 (--fp16) does not work on the CPU: Paddle has no float16 kernels for it.",
             "Leave it out, or train on a GPU.",
         )
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 
 def set_threads(threads: int | None) -> int:

@@ -85,12 +85,12 @@ def evaluate(
     dataset = task.val_dataset() if dataset is None else dataset
     if len(dataset) == 0:
         raise UserError("The dataset to evaluate on is empty.", "Check val_dataset in the config.")
-    at_once = getattr(forward, "at_once", 1)
+    at_once = min(getattr(forward, "at_once", 1), batch_size)
     forward = task.inference(forward, settings or {})
     accumulators = task.accumulators(settings or {})
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     with Progress(len(range(rank, len(dataset), world)), f"[EVAL] {title}") as progress:
-        size = batch_size if at_once < 2 else max(1, batch_size // (2 * at_once))
+        size = batch_size if at_once < 2 else max(1, batch_size // (at_once + 2))  # running, waiting and just counted
         for batch, outputs in _outputs(forward, batches(dataset, size, num_workers, rank, world), at_once):
             for accumulator in accumulators:
                 accumulator.update(outputs, batch)
@@ -108,7 +108,7 @@ def _outputs(forward: Forward, made: Iterator[dict[str, Any]], at_once: int) -> 
     def both(batch: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         return batch, forward(batch["img"])
 
-    yield from (map(both, made) if at_once < 2 else _ahead(both, made, at_once, at_once))
+    yield from (map(both, made) if at_once < 2 else _ahead(both, made, at_once, more=1))
 
 
 def _ahead(function: Callable[[_T], _U], items: Iterable[_T], threads: int, more: int) -> Iterator[_U]:

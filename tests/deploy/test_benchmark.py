@@ -14,7 +14,9 @@ from onnx_files import conv_net
 from PIL import Image
 
 from paddleseg_slim.cli.bench import _images as images_of
+from paddleseg_slim.cli.bench import _require
 from paddleseg_slim.deploy.benchmark import Candidate, compare, describe_comparison, measure
+from paddleseg_slim.deploy.benchmark.result import NOT_COMPARED
 from paddleseg_slim.deploy.benchmark.worker import fill_shape, random_feeds
 from paddleseg_slim.deploy.description import Deploy, write_deploy
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, TensorSpec
@@ -137,6 +139,14 @@ def test_the_interval_that_stopped_the_runs_is_the_one_that_is_told(small: Path)
     assert all(width <= 0.4 or runs == 80 for runs, width in told), told
 
 
+def test_only_what_others_are_compared_with_is_called_the_base(small: Path) -> None:
+    candidates = [Candidate("one", small), Candidate("two", small), Candidate("two", small, "openvino")]
+    result = measure(candidates, input_shape=(1, 3, 8, 8), threads=1, warmup=0, repeats=4, base="one")
+    assert [result.against(row) for row in (result.rows[0], result.rows[2])] == ["base", NOT_COMPARED]
+    with pytest.raises(UserError, match="two@openvino was compared with nothing"):
+        _require(argparse.Namespace(require_speedup=0.001), result)
+
+
 def test_images_are_fed(small: Path) -> None:
     images = [np.full((1, 3, 8, 8), value, np.float32) for value in (0, 1)]
     result = measure([Candidate("m", small)], input_shape=(1, 3, 8, 8), warmup=0, repeats=2, images=images, data="dir")
@@ -202,6 +212,7 @@ def test_command(small: Path, tmp_path: Path) -> None:
         (["{model}", "--engine", "onnxruntime", "--input_shape", "1", "2", "3"], "has 3 numbers"),
         (["{model}", "--batch", "0"], "--batch is 0"),
         (["{model}", "--require-speedup", "-2"], "--require-speedup is -2"),
+        (["{model}", "--require-speedup", "2"], "there is one model"),
         (["{model}", "--repeats", "5", "--max_repeats", "4"], "--max_repeats is 4"),
     ],
 )

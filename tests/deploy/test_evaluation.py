@@ -15,6 +15,7 @@ from quant_nets import images, small_model
 from tiny import write_config
 
 from paddleseg_slim import config as configs
+from paddleseg_slim.cli import evaluation
 from paddleseg_slim.cli.evaluation import WORTH, Forwards, SideBySide, difference
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, PaddleExecutor, flatten
@@ -124,6 +125,15 @@ def test_few_images_are_not_worth_an_engine(count: int, runs: list[int], task: T
     assert model.batches == (runs * 2 if count < WORTH else runs)  # the engine is compared once, on one image
 
 
+@pytest.mark.parametrize(("cores", "batch", "pool"), [(2, 8, 1), (64, 8, 57), (64, 1, 64), (1, 8, 1)])
+def test_all_threads_work(cores: int, batch: int, pool: int, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session has one pool for all its callers, who work themselves: together as many threads as asked for."""
+    asked: list[int] = []
+    monkeypatch.setattr(evaluation, "best_executor", lambda engine, threads: asked.append(threads))
+    Forwards(task, "onnxruntime", cores, batch_size=batch)
+    assert asked == [pool]
+
+
 def test_difference() -> None:
     expected = {"logits": [np.array([[0.0, 10.0]], np.float32)], "count": 3}
     assert difference(expected, expected) == 0
@@ -162,5 +172,8 @@ def test_images_side_by_side_count_as_one_after_the_other(task: Task) -> None:
     assert together == expected
     assert (alone.most, engine.most) == (1, 2)
     assert engine.calls > alone.calls  # parts of a batch, so that memory is that of one batch
+    single = Watched(classes)
+    evaluate(SideBySide(single, 2, lambda _: single), task, batch_size=1)
+    assert single.most == 1  # one image at a time was asked for
     assert evaluate(SideBySide(engine, 2, lambda _: other), task, batch_size=4) == expected
     assert other.most == 1  # Paddle's layers switch modes: one thread at a time

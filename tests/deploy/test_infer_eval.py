@@ -27,7 +27,9 @@ from paddleseg_slim.deploy.prepare import add_onnx, model_file
 from paddleseg_slim.deploy.runtimes import RuntimeOptions
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import load as load_graph
+from paddleseg_slim.report import Stage, write_stage
 from paddleseg_slim.tasks import build_task
+from paddleseg_slim.train.evaluate import evaluate, model_forward
 
 ONE = RuntimeOptions(threads=1)
 
@@ -223,10 +225,45 @@ def test_eval_refuses_other_preprocessing(exported, tmp_path: Path, capsys) -> N
     assert code == 2 and "says transforms [{" in errors and "the config [{" in errors
 
 
-def test_eval_needs_a_source_for_a_limit(exported, capsys) -> None:
+def test_eval_needs_a_source_for_a_limit(exported, tmp_path: Path, capsys) -> None:
     flags = ["--config", exported["config"], "--model", exported["argmax"], "--max-drop", 0.1]
     code, errors = in_process(capsys, "eval", *flags)
     assert code == 2 and "needs a source" in errors
+    (tmp_path / "other.json").write_text('{"primary": "Top-1", "values": {"Top-1": 0.5}}')
+    code, errors = in_process(capsys, "eval", *flags, "--source_metrics", tmp_path / "other.json")
+    assert code == 2 and "tells no mIoU" in errors
+    code, errors = in_process(capsys, "eval", *flags[:-1], "nan", "--source_metrics", tmp_path / "other.json")
+    assert code == 2 and "--max-drop is nan" in errors
+
+
+def test_a_file_is_evaluated_as_the_config_says(exported, tmp_path: Path, capsys) -> None:
+    """``test_config`` holds for the exported file as it does for the model in memory."""
+    config = load_config(exported["config"])
+    task, settings = build_task(config), {"aug_eval": True, "scales": 0.5}
+    plain, scaled = (evaluate(model_forward(ByColour()), task, settings=how).score for how in ({}, settings))
+    assert abs(plain - scaled) > 1e-3
+    flags = [
+        "--config",
+        exported["config"],
+        "--model",
+        exported["none"],
+        "--runtime",
+        "onnxruntime",
+        "--save_dir",
+        tmp_path,
+    ]
+    options = ["--opts", "test_config.aug_eval=True", "test_config.scales=0.5"]
+    assert in_process(capsys, "eval", *flags, *options)[0] == 0
+    assert json.loads((tmp_path / "eval.json").read_text())["values"]["mIoU"] == pytest.approx(scaled, abs=1e-6)
+
+
+def test_eval_leaves_the_results_of_other_commands(exported, tmp_path: Path, capsys) -> None:
+    write_stage(tmp_path, Stage(name="mine", kind="prune", command="python slim/prune.py"))
+    before = (tmp_path / "stage.json").read_bytes()
+    flags = ["--config", exported["config"], "--model", exported["argmax"], "--save_dir", tmp_path]
+    code, errors = in_process(capsys, "eval", *flags)
+    assert code == 2 and "the result of another command (prune)" in errors
+    assert (tmp_path / "stage.json").read_bytes() == before
 
 
 def test_as_scores() -> None:

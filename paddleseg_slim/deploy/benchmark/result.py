@@ -170,15 +170,24 @@ class BenchResult:
                 f"{row.load_ms:.0f}",
                 f"{row.file_bytes / 1e6:.2f}",
                 row.int8_convs,
-                describe_comparison(row.comparison),
+                self.against(row),
             )
         return table
 
+    def against(self, row: Row) -> str:
+        """A row's comparison in words; a base is a row that another one is compared with."""
+        if row.comparison is not None:
+            return describe_comparison(row.comparison)
+        bases = {other.comparison.base for other in self.rows if other.comparison}
+        return "base" if row.label in bases else NOT_COMPARED
 
-def describe_comparison(comparison: Comparison | None) -> str:
+
+NOT_COMPARED = "not compared"
+"""Said of a row whose engine did not run a base."""
+
+
+def describe_comparison(comparison: Comparison) -> str:
     """A comparison in a few words, with its interval."""
-    if comparison is None:
-        return "base"
     interval = f"[{comparison.low:.2f}, {comparison.high:.2f}]".replace("[", r"\[")
     if comparison.no_difference:
         return f"no difference {interval}"
@@ -204,7 +213,7 @@ def draw(result: BenchResult, path: Path) -> None:
         label = row.engine if row.engine not in axes.get_legend_handles_labels()[1] else None
         axes.barh(place, row.median_ms, color=colors[row.engine], label=label)
         axes.plot([row.median_ms, row.p90_ms], [place, place], color="#333333", linewidth=1.5)
-        text = f" {row.median_ms:.1f} ms  " + describe_comparison(row.comparison).replace("\\", "")
+        text = f" {row.median_ms:.1f} ms  " + result.against(row).replace("\\", "")
         axes.text(max(row.median_ms, row.p90_ms), place, text, va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
     axes.invert_yaxis()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
+from paddleseg_slim.deploy.runtimes.machine import physical_cores
 from paddleseg_slim.errors import UserError
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -54,8 +54,8 @@ class RuntimeOptions:
 
     @property
     def thread_count(self) -> int:
-        """The number of threads in force: ``threads``, or the physical cores."""
-        return self.threads or psutil.cpu_count(logical=False) or 1
+        """The number of threads in force: ``threads``, or the physical cores that this process may use."""
+        return self.threads or physical_cores()
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,12 @@ def cpu_flags() -> tuple[str, ...]:
     return tuple(flag for flag in SPEED_FLAGS if flag in present)
 
 
+def physical_cores() -> int:
+    """Physical cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
 def describe_machine() -> dict[str, Any]:
     """The machine in plain data: system, processor, cores, memory, Python and NumPy versions."""
     return {
