@@ -144,7 +144,7 @@ class Results:
         )
 
     def _evaluate_file(self, model: GraphLayer, engine: str, notes: list[str]) -> Metrics:
-        runtime = load(self.folder / "model.onnx", engine, RuntimeOptions(threads=self.threads))
+        runtime = load(self.folder / "model.onnx", engine, options_for(engine, "int8", self.threads))
         info = runtime.describe()
         notes.append(_precision_line(info))
         forward = runtime_forward(runtime, len(self.task.class_names()))
@@ -205,8 +205,11 @@ class Results:
         """Time the quantized file against the float one, in turns, on every engine of the target."""
         folders = {"quantized": self.folder, FLOAT: self.folder / FLOAT}
         engines = [name for name in placement.profile.engines if name in available_engines()]
+        precisions = {"quantized": "int8", FLOAT: "fp16"}
         candidates = [
-            benchmark.Candidate(name, folder / "model.onnx", engine)
+            benchmark.Candidate(
+                name, folder / "model.onnx", engine, options_for(engine, precisions[name], self.threads)
+            )
             for engine in engines
             for name, folder in folders.items()
         ]
@@ -245,3 +248,10 @@ def need_onnx() -> None:
 
     if importlib.util.find_spec("onnx") is None:
         raise UserError("The package onnx is not installed.", "Install it: pip install 'paddleseg_slim[onnx]'")
+
+
+def options_for(engine: str, precision: str, threads: int) -> RuntimeOptions:
+    """How a file of a quantization runs: TensorRT on the GPU in ``precision``; on the CPU the file says it itself."""
+    if engine == "tensorrt":
+        return RuntimeOptions(device="gpu", precision=precision, threads=threads)
+    return RuntimeOptions(threads=threads)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from onnx_files import conv_net
 
+from paddleseg_slim.cli import quant_result
 from paddleseg_slim.deploy import runtimes
+from paddleseg_slim.deploy.benchmark import Candidate
+from paddleseg_slim.deploy.benchmark.measure import options_for
 from paddleseg_slim.deploy.runtimes import NodePrecision, RuntimeOptions, TensorSpec, find_model, load
 from paddleseg_slim.deploy.runtimes.machine import cpu_flags, describe_machine, peak_memory_mb
 from paddleseg_slim.deploy.runtimes.tensorrt_runtime import builder_flags, cache_key, layer_precision, profile_shapes
@@ -171,7 +174,7 @@ def test_tensorrt_profiles() -> None:
     spec = TensorSpec("x", "float32", (-1, 3, -1, 256))
     assert profile_shapes(spec, {}) == ((1, 3, 128, 256), (1, 3, 512, 256), (4, 3, 1024, 256))
     given = ((1, 3, 64, 256), (2, 3, 64, 256), (8, 3, 96, 256))
-    assert profile_shapes(spec, {"x": given}) == given
+    assert profile_shapes(spec, {"x": given}) == given == profile_shapes(spec, {"*": given})
     for wrong in (given[::-1], ((1, 3, 64, 64),) * 3, ((1, 3, 64),) * 3):
         with pytest.raises(UserError, match="does not fit input 'x'"):
             profile_shapes(spec, {"x": wrong})
@@ -217,3 +220,15 @@ print("threads", ctypes.CDLL(library).omp_get_max_threads())
     command = [sys.executable, "-c", code, str(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 0 and "threads 3" in done.stdout, done.stdout + done.stderr
+
+
+def test_tensorrt_is_measured_on_the_gpu_for_the_size_and_precision_asked_for() -> None:
+    shape = (1, 3, 1024, 2048)
+    for precision in ("int8", "fp16"):
+        candidate = Candidate("m", "model.onnx", "tensorrt", quant_result.options_for("tensorrt", precision, 2))
+        options = options_for(candidate, 2, shape)
+        assert (options.device, options.precision) == ("gpu", precision) and "FP16" in builder_flags(precision)
+        assert profile_shapes(TensorSpec("x", "float32", (-1, 3, -1, -1)), options.input_shapes) == (shape,) * 3
+    on_cpu = quant_result.options_for("openvino", "int8", 2)
+    assert on_cpu == RuntimeOptions(threads=2)
+    assert not options_for(Candidate("m", "model.onnx", "openvino", on_cpu), 2, shape).input_shapes

@@ -18,6 +18,7 @@ import numpy as np
 from paddleseg_slim.deploy.benchmark.result import BenchResult, Row, Settings
 from paddleseg_slim.deploy.benchmark.statistics import compare
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, find_model, require_engine
+from paddleseg_slim.deploy.runtimes.base import ANY_INPUT
 from paddleseg_slim.deploy.runtimes.machine import describe_machine, idle_cpus
 from paddleseg_slim.errors import UserError
 
@@ -162,7 +163,7 @@ def measure(
     threads = RuntimeOptions(threads=threads).thread_count
     settings = Settings(tuple(input_shape), threads, warmup, repeats, block, "random" if images is None else data, seed)
     on_cpu = all(item.options.device == "cpu" for item in candidates)
-    candidates = [replace(item, options=replace(item.options, threads=threads)) for item in candidates]
+    candidates = [replace(item, options=options_for(item, threads, input_shape)) for item in candidates]
     _check(candidates, settings, base)
     settings = replace(settings, cpus=idle_cpus(threads) if on_cpu else ())
     most = 4 * repeats if max_repeats is None else max(repeats, max_repeats)
@@ -211,6 +212,14 @@ def _store(images: Sequence[np.ndarray] | None, folder: Path) -> str | None:
     arrays: dict[str, Any] = {f"image_{index:05d}": image for index, image in enumerate(images)}
     np.savez(path, **arrays)
     return str(path)
+
+
+def options_for(candidate: Candidate, threads: int, input_shape: Sequence[int]) -> RuntimeOptions:
+    """A candidate's options with these threads; TensorRT builds its engine for the size that is measured."""
+    options = replace(candidate.options, threads=threads)
+    if candidate.engine != "tensorrt" or options.input_shapes:
+        return options
+    return replace(options, input_shapes={ANY_INPUT: (tuple(input_shape),) * 3})
 
 
 def _take_turns(

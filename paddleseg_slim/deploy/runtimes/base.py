@@ -58,6 +58,10 @@ class RuntimeOptions:
         return self.threads or physical_cores()
 
 
+ANY_INPUT = "*"
+"""Key of `RuntimeOptions.input_shapes` for inputs that are not named there."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, NumPy dtype name and shape of an input or output; -1 is an axis of any length."""

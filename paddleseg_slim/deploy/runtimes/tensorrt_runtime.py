@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.deploy.runtimes.base import (
+    ANY_INPUT,
     NodePrecision,
     Runtime,
     RuntimeInfo,
@@ -38,13 +39,14 @@ def profile_shapes(spec: TensorSpec, given: Mapping[str, Profile]) -> Profile:
     Raises:
         UserError: the shapes given for it do not fit it, or are not in order.
     """
-    if spec.name not in given:
+    shapes = given.get(spec.name, given.get(ANY_INPUT))
+    if shapes is None:
         sides = [
             (size,) * 3 if size != -1 else _DEFAULT_SIDES.get(axis, (1, 1, 1)) for axis, size in enumerate(spec.shape)
         ]
         low, best, high = zip(*sides)
         return low, best, high
-    low, best, high = (tuple(shape) for shape in given[spec.name])
+    low, best, high = (tuple(shape) for shape in shapes)
     fits = all(
         len(shape) == len(spec.shape) and all(own in (-1, side) for own, side in zip(spec.shape, shape))
         for shape in (low, best, high)
