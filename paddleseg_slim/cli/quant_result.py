@@ -216,20 +216,24 @@ class Results:
         result = benchmark.measure(candidates, input_shape=self.shape, base=FLOAT, threads=self.threads)
         result.save(self.folder)
         known = stage.read_stage(self.folder)
-        latency, notes = [], list(known.notes)
+        notes = list(known.notes)
+        latency: dict[str, list[stage.Latency]] = {name: [] for name in folders}
         for row in result.rows:
             if row.error:
                 notes.append(f"{row.label} was not measured: {row.error}")
-            elif row.name == "quantized":
-                entry = stage.Latency.of(row, result.settings)
-                latency.append(entry)
+                continue
+            entry = stage.Latency.of(row, result.settings)
+            latency[row.name].append(entry)
+            if row.name != FLOAT:
                 runner.log("%s: %.2f ms, %.2fx against float", row.engine, row.median_ms, entry.speedup or 0.0)
                 if entry.speedup is not None and (entry.ci_low or 0.0) <= 1.0:
                     notes.append(
                         f"{row.engine}: no speed-up on this machine ({entry.speedup:.2f}x); "
                         "post_quant --keep-float slow leaves layers float that int8 makes slower."
                     )
-        stage.write_stage(self.folder, replace(known, latency=tuple(latency), notes=tuple(notes)))
+        stage.write_stage(self.folder, replace(known, latency=tuple(latency["quantized"]), notes=tuple(notes)))
+        before = stage.read_stage(folders[FLOAT])
+        stage.write_stage(folders[FLOAT], replace(before, latency=tuple(latency[FLOAT])))
 
 
 def _precision_line(info: RuntimeInfo) -> str:

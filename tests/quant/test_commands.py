@@ -64,7 +64,7 @@ def test_post_quant_searches_analyzes_and_reconstructs(trained: tuple[Path, Path
     config, weights = trained
     out = tmp_path / "quant_model"
     base = ("--config", config, "--model_path", weights, "--save_dir", out, "--batch_nums", 2, "--threads", 1)
-    wishes = ("--search", "--keep-float", "auto", "--analyze", "fast", "--reconstruct", 20, "--no_bench")
+    wishes = ("--search", "--keep-float", "slow", "--analyze", "fast", "--reconstruct", 20, "--no_bench")
     done = run("slim/post_quant.py", *base, *wishes)
     assert done.returncode == 0, done.stderr
     check_result(out)
@@ -82,12 +82,15 @@ def test_quant_by_the_words_of_the_tutorial(trained: tuple[Path, Path], tmp_path
     config, weights = trained
     out = tmp_path / "quant_model"
     words = ("--config", config, "--retraining_iters", 4, "--model_path", weights, "--save_dir", out)
-    done = run("slim/quant.py", *words, "--no_bench", "--threads", 1)
+    done = run("slim/quant.py", *words, "--threads", 1)
     assert done.returncode == 0, done.stderr
     log = done.stdout + done.stderr
     assert "Step 1/2: Start to quantify the model..." in log and "iter: 4/4" in log
     check_result(out)
     assert load(out / "graph").record[-1]["method"] == "qat"
+    for folder in (out, out / "float"):  # both were measured, with the threads asked for
+        rows = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["latency"]
+        assert rows and {row["threads"] for row in rows} == {1}
 
 
 def test_wrong_flags_end_with_2_before_any_work(trained: tuple[Path, Path], tmp_path: Path) -> None:
