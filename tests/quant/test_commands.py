@@ -48,6 +48,8 @@ def test_post_quant(trained: tuple[Path, Path], tmp_path: Path) -> None:
         out,
         "--batch_nums",
         2,
+        "--keep-float",
+        "auto",
         "--no_bench",
         "--threads",
         1,
