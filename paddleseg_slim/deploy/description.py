@@ -6,6 +6,7 @@ The keys ``transforms``, ``model``, ``params``, ``input_shape``, ``output_op`` a
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import write_text
 
 FILE_NAME = "deploy.yaml"
+FILE_NAMES = (FILE_NAME, "inference.yml")
+"""What a description may be called; the second is FastDeploy's name."""
+
 OUTPUT_OPS = ("argmax", "softmax", "none")
 
 
@@ -69,6 +73,16 @@ def write_deploy(folder: str | Path, deploy: Deploy, name: str = FILE_NAME) -> P
     return path
 
 
+def find_description(model: str | os.PathLike[str]) -> Path | None:
+    """The description of an exported model, by whichever of `FILE_NAMES`; None without one.
+
+    Args:
+        model: its folder, or a file in it.
+    """
+    folder = Path(model) if Path(model).is_dir() else Path(model).parent
+    return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+
+
 def read_deploy(path: str | Path) -> tuple[Deploy, Path]:
     """Read a ``deploy.yaml`` (or the one in a folder), ours or PaddleSeg's; also return the folder of its files.
 
@@ -77,7 +91,7 @@ def read_deploy(path: str | Path) -> tuple[Deploy, Path]:
     """
     file = Path(path)
     if file.is_dir():
-        file = next((file / name for name in (FILE_NAME, "inference.yml") if (file / name).is_file()), file / FILE_NAME)
+        file = find_description(file) or file / FILE_NAME
     section = read_mapping(file).get("Deploy")
     if not isinstance(section, dict):
         raise UserError(f"{file} has no section Deploy.", "Give the deploy.yaml that export.py wrote.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paddleseg_slim.deploy.description import FILE_NAME, Deploy, read_deploy
+from paddleseg_slim.deploy.description import Deploy, find_description, read_deploy
 
 _AS_THEY_ARE = ("task", "transforms", "output_op", "output_dtype", "class_names")
 _LISTS = ("transforms", "class_names")
@@ -42,15 +42,15 @@ def told_by(model: Path) -> dict[str, Any]:
     """What an exported model says of itself: the keys of `onnx_metadata` as plain lists and texts, those that it tells.
 
     Args:
-        model: a file or a folder. The ``deploy.yaml`` in the folder is read, and the metadata of an ONNX file, which
-            count where both say something.
+        model: a file or a folder. The ``deploy.yaml`` or ``inference.yml`` in the folder is read, and the metadata of
+            an ONNX file, which count where both say something.
 
     Raises:
-        UserError: the ``deploy.yaml`` is malformed.
+        UserError: that description is malformed.
     """
-    folder, told = model if model.is_dir() else model.parent, {}
-    if (folder / FILE_NAME).is_file():
-        deploy = read_deploy(folder)[0]
+    description, told = find_description(model), {}
+    if description:
+        deploy = read_deploy(description)[0]
         told = {key: getattr(deploy, key) for key in _AS_THEY_ARE if key == "transforms" or getattr(deploy, key)}
     if model.suffix == ".onnx" and importlib.util.find_spec("onnx"):  # engines read such files without it
         import onnx

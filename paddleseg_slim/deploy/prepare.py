@@ -44,7 +44,7 @@ def _is_graph(path: Path) -> bool:
 
 
 def write_model_onnx(layer: Any, path: Path, source: Path | None = None, **options: Any) -> Path:
-    """Write ``layer`` as ONNX with the metadata of the ``deploy.yaml`` beside ``source``, if there is one.
+    """Write ``layer`` as ONNX with the metadata of the description beside ``source``, if there is one.
 
     Args:
         layer: a `GraphLayer`.
@@ -59,20 +59,16 @@ def write_model_onnx(layer: Any, path: Path, source: Path | None = None, **optio
 
 
 def metadata_of(source: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """What the ``deploy.yaml`` of a model says, as metadata for an ONNX file; empty without one."""
-    from paddleseg_slim.deploy.description import FILE_NAME, read_deploy
+    """What the description of a model says (`find_description`), as metadata for an ONNX file; empty without one."""
+    from paddleseg_slim.deploy.description import find_description, read_deploy
     from paddleseg_slim.deploy.metadata import onnx_metadata
 
-    if source is None:
-        return {}
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    if not (folder / FILE_NAME).is_file():
-        return {}
-    return onnx_metadata(read_deploy(folder)[0])
+    description = None if source is None else find_description(source)
+    return onnx_metadata(read_deploy(description)[0]) if description else {}
 
 
 def add_onnx(folder: str | os.PathLike[str], layer: Any, **options: Any) -> Path:
-    """Write ``model.onnx`` beside an exported model and name it in its ``deploy.yaml``.
+    """Write ``model.onnx`` beside an exported model and name it in its ``deploy.yaml`` or ``inference.yml``.
 
     Args:
         folder: what `export.export` wrote.
@@ -82,9 +78,10 @@ def add_onnx(folder: str | os.PathLike[str], layer: Any, **options: Any) -> Path
     Raises:
         UserError: an op has no ONNX function; the folder is left as it was.
     """
-    from paddleseg_slim.deploy.description import read_deploy, write_deploy
+    from paddleseg_slim.deploy.description import FILE_NAME, find_description, read_deploy, write_deploy
 
-    deploy, place = read_deploy(Path(folder))
+    description = find_description(folder) or Path(folder) / FILE_NAME
+    deploy, place = read_deploy(description)
     path = write_model_onnx(layer, place / "model.onnx", place, **options)
-    write_deploy(place, replace(deploy, onnx=path.name))
+    write_deploy(place, replace(deploy, onnx=path.name), description.name)
     return path

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from scipy import special
 from paddleseg_slim.deploy.description import read_deploy
 from paddleseg_slim.deploy.export import check_shapes, export, parse_shape
 from paddleseg_slim.deploy.head import relative_error, with_head
+from paddleseg_slim.deploy.metadata import read_metadata, told_by
+from paddleseg_slim.deploy.prepare import add_onnx
 from paddleseg_slim.deploy.runtimes import load
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import capture
@@ -83,6 +86,18 @@ def test_a_fixed_shape_and_the_names_of_fastdeploy(net, tmp_path):
     deploy, folder = read_deploy(tmp_path)
     assert (deploy.model, deploy.input_shape) == ("inference.json", [1, 3, 16, 24])
     assert load(folder / deploy.model, "paddle").inputs[0].shape == (1, 3, 16, 24)
+
+
+def test_the_onnx_file_beside_the_names_of_fastdeploy_is_described(net, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    result = export(net, tmp_path, logits=first, transforms=[{"type": "Normalize"}], class_names="abcde", for_fd=True)
+    path = add_onnx(tmp_path, result.layer)
+    assert [file.name for file in tmp_path.glob("*.y*ml")] == ["inference.yml"]
+    assert read_deploy(tmp_path)[0] == replace(result.deploy, onnx="model.onnx")
+    metadata = read_metadata(onnx.load(str(path)))
+    assert (metadata["class_names"], metadata["preprocess_mean"]) == (list("abcde"), "0.5 0.5 0.5")
+    path.unlink()
+    assert told_by(tmp_path)["class_names"] == list("abcde")
 
 
 def test_a_size_that_the_model_cannot_take_is_refused_with_the_next_one(net, tmp_path):
