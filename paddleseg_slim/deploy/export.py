@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddleseg_slim.deploy.description import FILE_NAME, Deploy, write_deploy
+from paddleseg_slim.deploy.description import FILE_NAME, FILE_NAMES, Deploy, write_deploy
 from paddleseg_slim.deploy.head import HEADS, OUTPUT_DTYPES, relative_error, with_head
 from paddleseg_slim.deploy.runtimes import load
 from paddleseg_slim.errors import SlimError, UserError
@@ -90,7 +90,7 @@ def export(
 
     Args:
         model: any layer of one input, or a GraphLayer.
-        folder: where; other files in it stay.
+        folder: where; what an earlier export left in it goes, its ONNX file included, other files stay.
         logits: picks the main logits among the model's outputs.
         shape: of the input.
         output_op: ``argmax``, ``softmax`` or ``none``.
@@ -121,12 +121,9 @@ def export(
             raise SlimError(cause, "See that there is room on the disk, and export again.") from problem
         if not error <= tolerance(references):  # NaN and infinity too
             raise RuntimeError(f"the exported file differs from the model by {error:.2e} of the range of its logits")
-        (target / description).unlink(missing_ok=True)  # a kill now must not leave it with files of another model
+        _remove_export(target)
         for path in written:
             os.replace(path, target / path.name)
-    for suffix in FILE_FORMATS.values():  # a program of the other format would read the weights of this one
-        if suffix != written[0].suffix:
-            (target / f"{name}{suffix}").unlink(missing_ok=True)
     deploy = Deploy(
         model=written[0].name,
         params=written[1].name,
@@ -140,6 +137,14 @@ def export(
     )
     write_deploy(target, deploy, description)
     return ExportResult(target, (*(path.name for path in written), description), deploy, error, headed)
+
+
+def _remove_export(folder: Path) -> None:
+    """Remove an exported model: the description first, so that a kill never leaves it with another model's files."""
+    programs = [f"{name}{suffix}" for name in ("model", "inference") for suffix in FILE_FORMATS.values()]
+    weights = ("model.pdiparams", "inference.pdiparams", "model.onnx.data")
+    for file in (*FILE_NAMES, "model.onnx", *programs, *weights):
+        (folder / file).unlink(missing_ok=True)
 
 
 def _captured(model: nn.Layer, shape: Shape) -> GraphLayer:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -98,6 +99,45 @@ def test_the_onnx_file_beside_the_names_of_fastdeploy_is_described(net, tmp_path
     assert (metadata["class_names"], metadata["preprocess_mean"]) == (list("abcde"), "0.5 0.5 0.5")
     path.unlink()
     assert told_by(tmp_path)["class_names"] == list("abcde")
+
+
+@pytest.mark.parametrize("old", [{}, {"for_fd": True}, {"file_format": "pdmodel"}])
+def test_an_export_over_another_leaves_none_of_its_files(net, tmp_path, old):
+    pytest.importorskip("onnx")
+    add_onnx(tmp_path, export(net, tmp_path, logits=first, **old).layer)
+    (tmp_path / "model.onnx.data").write_bytes(b"old")
+    (tmp_path / "notes.txt").write_bytes(b"mine")
+    result = export(net, tmp_path, logits=first, output_op="none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*result.files, "notes.txt"])
+    assert read_deploy(tmp_path)[0] == result.deploy
+
+
+def test_an_export_that_fails_leaves_the_one_before(net, tmp_path, monkeypatch):
+    from paddleseg_slim.deploy import export as module
+
+    pytest.importorskip("onnx")
+    add_onnx(tmp_path, export(net, tmp_path, logits=first).layer)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(module, "tolerance", lambda references: -1.0)
+    with pytest.raises(RuntimeError, match="differs from the model"):
+        export(net, tmp_path, logits=first, output_op="none")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_kill_while_files_are_replaced_leaves_none_of_the_old_ones(net, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    add_onnx(tmp_path, export(net, tmp_path, logits=first).layer)
+    put = os.replace
+
+    def killed(source, target):
+        if Path(target).parent == tmp_path:
+            raise KeyboardInterrupt
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(net, tmp_path, logits=first)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_size_that_the_model_cannot_take_is_refused_with_the_next_one(net, tmp_path):
