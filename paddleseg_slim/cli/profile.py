@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of ``profile``."""
     parser.add_argument("model", metavar="MODEL", help="exported model or saved graph: a file or a folder")
     parser.add_argument("--engine", default="onnxruntime", help="onnxruntime (default) or openvino")
-    parser.add_argument("--input_shape", nargs="+", type=int, default=[512, 512], metavar="N", help="N C H W, or H W")
+    parser.add_argument("--input_shape", nargs="+", type=int, metavar="N", help="N C H W, or H W; default: what the "
+                        "model says, 1x3x512x512 where that is open")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: the physical cores")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="runs that count; times are medians")
     parser.add_argument("--top", type=int, default=30, metavar="N", help="rows of the table")
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from paddleseg_slim.deploy.prepare import model_file
-    from paddleseg_slim.deploy.profile import ENGINES, profile_model
+    from paddleseg_slim.deploy.profile import ENGINES, default_shape, profile_model
     from paddleseg_slim.deploy.runtimes import require_engine
 
     require_engine(args.engine)
@@ -38,14 +39,26 @@ def run(args: argparse.Namespace) -> int:
             f"{args.engine} does not tell the time of single nodes.", f"Choose one of: {', '.join(ENGINES)}."
         )
     arguments.at_least(args, runs=1, top=1, threads=0)
-    shape = (1, 3, *args.input_shape) if len(args.input_shape) == 2 else tuple(args.input_shape)
+    given = tuple(args.input_shape or ())
+    _check_shape(given)
     if args.save_dir:
         arguments.check_folder(args.save_dir)
     with tempfile.TemporaryDirectory() as work:
         file = model_file(args.model, "onnxruntime", work)
+        shape = given
+        if len(given) != 4:
+            own = default_shape(file, args.model)
+            shape = (*own[: len(own) - len(given)], *given)
         profile = profile_model(file, args.engine, input_shape=shape, threads=args.threads, runs=args.runs)
     Console(width=None if sys.stdout.isatty() else 160).print(profile.table(args.top))
     if args.save_dir:
         profile.save(args.save_dir)
         runner.log("The profile is saved in %s.", Path(args.save_dir))
     return 0
+
+
+def _check_shape(given: tuple[int, ...]) -> None:
+    if given and len(given) not in (2, 4):
+        raise UserError(f"--input_shape has {len(given)} numbers.", "Give N C H W, or H W.")
+    if any(side < 1 for side in given):
+        raise UserError(f"--input_shape is {' '.join(map(str, given))}.", "Give lengths of 1 or more.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import NodeProto, TensorProto, helper
 
 from paddleseg_slim.errors import UserError
@@ -66,7 +67,7 @@ def onnx_costs(path: Path, input_shape: Sequence[int]) -> list[OnnxNodeCost]:
         model = onnx.load(str(path))
         _fix(model, input_shape)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except (onnx.onnx_cpp2py_export.shape_inference.InferenceError, OSError, ValueError) as error:
+    except (onnx.onnx_cpp2py_export.shape_inference.InferenceError, DecodeError, OSError, ValueError) as error:
         raise UserError(
             f"The shapes of {path} at input {list(input_shape)} cannot be told: {error}", "Give another --input_shape."
         ) from error
@@ -76,14 +77,28 @@ def onnx_costs(path: Path, input_shape: Sequence[int]) -> list[OnnxNodeCost]:
     return [_cost(node, known) for node in graph.node]
 
 
-def _fix(model: onnx.ModelProto, input_shape: Sequence[int]) -> None:
+def input_sides(path: Path) -> list[int]:
+    """Lengths of the first input of an ONNX file; -1 for any length.
+
+    Raises:
+        UserError: the file is no ONNX model.
+    """
+    try:
+        return _sides(onnx.load(str(path), load_external_data=False))
+    except (DecodeError, OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read as an ONNX model: {error}", "Export the model again.") from error
+
+
+def _sides(model: onnx.ModelProto) -> list[int]:
     sides = model.graph.input[0].type.tensor_type.shape.dim
-    if len(sides) != len(input_shape) or any(
-        side.HasField("dim_value") and side.dim_value != size for side, size in zip(sides, input_shape)
-    ):
-        own = [side.dim_value if side.HasField("dim_value") else -1 for side in sides]
+    return [side.dim_value if side.HasField("dim_value") else -1 for side in sides]
+
+
+def _fix(model: onnx.ModelProto, input_shape: Sequence[int]) -> None:
+    own = _sides(model)
+    if len(own) != len(input_shape) or any(side not in (-1, size) for side, size in zip(own, input_shape)):
         raise UserError(f"The model takes {own}, not {list(input_shape)}.", "Give another --input_shape.")
-    for side, size in zip(sides, input_shape):
+    for side, size in zip(model.graph.input[0].type.tensor_type.shape.dim, input_shape):
         side.dim_value = int(size)
 
 

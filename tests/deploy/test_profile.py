@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from onnx_files import conv_net
 
+from paddleseg_slim.cli.main import main
+from paddleseg_slim.deploy.description import Deploy, write_deploy
 from paddleseg_slim.deploy.onnx_cost import onnx_costs
-from paddleseg_slim.deploy.profile import profile_model
+from paddleseg_slim.deploy.profile import default_shape, profile_model
 from paddleseg_slim.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,3 +64,53 @@ def test_command(files, tmp_path: Path) -> None:
     data = json.loads((tmp_path / "profile.json").read_text())
     assert {"conv0", "conv1", "conv2"} <= {row["name"] for row in data["nodes"]} and data["runs"] == 2
     assert (tmp_path / "profile.png").stat().st_size > 5000
+
+
+def fixed(source: Path, target: Path, *sides: int) -> Path:
+    """The file with the first input at lengths of its own, 0 for any."""
+    model = onnx.load(str(source))
+    for side, length in zip(model.graph.input[0].type.tensor_type.shape.dim, sides):
+        if length:
+            side.dim_value = length
+    onnx.save(model, str(target))
+    return target
+
+
+def profiled_shape(capsys, model: Path, folder: Path, *flags: str) -> list[int]:
+    """The input shape that the command measures."""
+    code = main(["profile", str(model), "--threads", "1", "--runs", "1", "--save_dir", str(folder), *flags])
+    assert code == 0, capsys.readouterr().err
+    return json.loads((folder / "profile.json").read_text())["input_shape"]
+
+
+def test_the_shape_is_that_of_the_model(files, tmp_path: Path, capsys) -> None:
+    fixed(files["float"], tmp_path / "model.onnx", 0, 3, 24, 0)
+    assert default_shape(tmp_path / "model.onnx", tmp_path) == (1, 3, 24, 512)
+    write_deploy(tmp_path, Deploy(onnx="model.onnx", input_shape=[2, 3, 999, 40]), "inference.yml")
+    assert profiled_shape(capsys, tmp_path, tmp_path / "out") == [2, 3, 24, 40]  # the file's own lengths count
+    assert profiled_shape(capsys, tmp_path, tmp_path / "out", "--input_shape", "24", "16") == [2, 3, 24, 16]
+    assert profiled_shape(capsys, tmp_path, tmp_path / "out", "--input_shape", "1", "3", "24", "8") == [1, 3, 24, 8]
+    flat = onnx.load(str(files["float"]))
+    del flat.graph.input[0].type.tensor_type.shape.dim[2:]
+    onnx.save(flat, str(tmp_path / "flat.onnx"))
+    assert default_shape(tmp_path / "flat.onnx", files["float"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause"),
+    [
+        (("-1", "-1"), "--input_shape is -1 -1"),
+        (("1", "3", "0", "8"), "--input_shape is 1 3 0 8"),
+        (("3", "8", "8"), "--input_shape has 3 numbers"),
+    ],
+)
+def test_a_shape_that_no_run_has_is_refused_first(tmp_path: Path, capsys, flags, cause: str) -> None:
+    assert main(["profile", str(tmp_path / "nowhere"), "--input_shape", *flags]) == 2
+    assert cause in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path, capsys) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"hello")
+    for flags in ((), ("--input_shape", "1", "3", "8", "8")):
+        assert main(["profile", str(tmp_path), *flags]) == 2
+        assert "model.onnx" in capsys.readouterr().err
