@@ -110,8 +110,12 @@ def at_least(args: argparse.Namespace, **limits: int) -> None:
             raise UserError(f"--{name} is {value}.", f"Give {limit} or more.")
 
 
-def check_folder(path: str) -> Path:
+def check_folder(path: str, flag: str = "--save_dir") -> Path:
     """Return ``path`` as an existing, writable folder, made if needed.
+
+    Args:
+        path: the folder.
+        flag: which asked for it, for the remedy.
 
     Raises:
         UserError: it is a file, or cannot be written.
@@ -123,7 +127,7 @@ def check_folder(path: str) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}).", "Give another --save_dir.") from None
+        raise UserError(f"{folder} cannot be written ({error.strerror}).", f"Give another {flag}.") from None
     return folder
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from paddleseg_slim.cli import arguments
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import write_text
 from paddleseg_slim.version import __version__
 
@@ -24,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and its Markdown, and print the table."""
+    first = Path(args.run_dirs[0])
+    page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
+    _check_page(page)
     from paddleseg_slim.report.stage import find_stages
     from paddleseg_slim.report.summary import summarize
 
@@ -32,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.report.headline import Headline
     from paddleseg_slim.report.tables import explanation, stage_tables
 
-    first = Path(args.run_dirs[0])
-    page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
+    arguments.check_folder(str(page.parent), "--save_path")
     footer = f"Made by paddleseg_slim {__version__}."
     text = html.render(summary, args.title, footer)
     write_text(page, text)
@@ -49,3 +53,17 @@ def run(args: argparse.Namespace) -> int:
     if args.open:
         webbrowser.open(page.resolve().as_uri())
     return 0
+
+
+def _check_page(page: Path) -> None:
+    if page.is_dir():
+        raise UserError(f"{page} is a folder.", "Give the file that the page goes to: --save_path FOLDER/report.html.")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(
+            f"--save_path {page} does not end in .html or .htm.",
+            "Give it that end: the Markdown goes beside it, as .md.",
+        )
+    if page.with_suffix(".md").is_dir():
+        raise UserError(
+            f"{page.with_suffix('.md')}, where the Markdown goes, is a folder.", "Give another --save_path."
+        )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from report.runs import make_run
 
+from paddleseg_slim.cli import runner
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.report import Stage, find_stages, html, markdown, pictures, write_stage
 from paddleseg_slim.report.samples import sample_tiles, save_sample
@@ -149,6 +150,26 @@ def test_the_command_refuses_a_folder_without_stages(tmp_path):
     assert done.returncode == 2
     assert "holds no stage.json" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("page.md", "page.md does not end in .html"),
+        ("folder", "folder is a folder"),
+        ("folder.html", "folder.html is a folder"),
+        ("taken.html", "taken.md, where the Markdown goes, is a folder"),
+        ("file/page.html", "file cannot be written"),
+    ],
+)
+def test_the_command_refuses_where_no_page_can_be(run, tmp_path, capsys, target, cause):
+    for name in ("folder", "folder.html", "taken.md"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert runner.main("report", [str(run), "--save_path", str(tmp_path / target)]) == 2
+    assert cause in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
