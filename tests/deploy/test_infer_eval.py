@@ -17,6 +17,7 @@ import pytest
 from paddle import nn
 from PIL import Image
 from tiny import CLASSIFICATION, ROOT, environment, write_config
+from tiny import run as run_script
 
 from paddleseg_slim.cli import runner
 from paddleseg_slim.config import load_config
@@ -130,6 +131,15 @@ def test_infer_command(exported, pictures: Path, tmp_path: Path) -> None:
     assert mask.mode == "P" and (np.asarray(mask)[:, :15] == 2).all() and mask.size == (30, 20)
     assert "batch 2: preprocess" in result.stdout
     assert re.search(r"^\d{4}-\d\d-\d\d [\d:]{8} \[    INFO\]\t\d+ masks saved in ", result.stdout, re.MULTILINE)
+
+
+def test_infer_where_paddleseg_has_it(exported, pictures: Path, tmp_path: Path) -> None:
+    flags = ["--config", exported["argmax"] / "deploy.yaml", "--image_path", pictures / "a.png"]
+    result = run_script(
+        "deploy/python/infer.py", *flags, "--save_dir", tmp_path / "out", "--device", "cpu", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert (np.asarray(Image.open(tmp_path / "out/a.png"))[:, :15] == 1).all()
 
 
 def test_infer_video(exported, tmp_path: Path, capsys) -> None:
