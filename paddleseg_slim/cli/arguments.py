@@ -83,6 +83,24 @@ def inference_settings(args: argparse.Namespace, augment: str, configured: dict[
     return {**configured, **{key: value for key, value in flags.items() if value not in (None, False)}}
 
 
+def add_boolean(parser: argparse.ArgumentParser, name: str, text: str, default: bool | None = False) -> None:
+    """A switch that PaddleSeg's users write ``--name True`` (``1``, ``False``, ``0``) or ``--name`` alone.
+
+    Args:
+        parser: of the command.
+        name: of the flag.
+        text: its help.
+        default: None tells "not given" from False.
+    """
+    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default, metavar="BOOL", help=text)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
+    return text.lower() in ("true", "1")
+
+
 def refuse(args: argparse.Namespace, reasons: dict[str, tuple[str, str]]) -> None:
     """Refuse flags of PaddleSeg that mean nothing here, rather than ignore them.
 
@@ -111,7 +129,7 @@ def at_least(args: argparse.Namespace, **limits: int) -> None:
 
 
 def check_folder(path: str, flag: str = "--save_dir") -> Path:
-    """Return ``path`` as an existing, writable folder, made if needed.
+    """Return ``path``, which ``flag`` gave, as an existing, writable folder, made if needed.
 
     Args:
         path: the folder.

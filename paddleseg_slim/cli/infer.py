@@ -37,29 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16", "int8"), default="fp32")
     parser.add_argument("--cpu_threads", type=int, default=0, metavar="N", help="default: the physical cores")
-    parser.add_argument("--enable_mkldnn", type=_boolean, nargs="?", const=True, metavar="BOOL",
-                        help="oneDNN on the CPU: always on in the engine paddle")  # fmt: skip
-    parser.add_argument("--use_trt", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
-                        help="TensorRT inside the engine (GPU)")  # fmt: skip
+    arguments.add_boolean(parser, "--enable_mkldnn", "oneDNN on the CPU: always on in the engine paddle", default=None)
+    arguments.add_boolean(parser, "--use_trt", "TensorRT inside the engine (GPU)")
     parser.add_argument("--min_subgraph_size", type=int, default=3, metavar="N", help="of TensorRT inside paddle")
-    parser.add_argument("--enable_auto_tune", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
-                        help="collect the input sizes of the pictures for TensorRT, then stop")  # fmt: skip
+    arguments.add_boolean(
+        parser, "--enable_auto_tune", "collect the input sizes of the pictures for TensorRT, then stop"
+    )
     parser.add_argument("--auto_tuned_shape_file", metavar="FILE", default="auto_tune_tmp.json",
                         help="where --enable_auto_tune writes them and --use_trt reads them")  # fmt: skip
     parser.add_argument("--with_argmax", action="store_true", help="class numbers of logits, which is what is written "
                         "in any case; refused where the model gives none")  # fmt: skip
-    parser.add_argument("--benchmark", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
-                        help="10 runs to warm up, then print the time of each stage")  # fmt: skip
+    arguments.add_boolean(parser, "--benchmark", "10 runs to warm up, then print the time of each stage")
     parser.add_argument("--model_name", default="", metavar="NAME", help="of the model in the line of --benchmark")
-    parser.add_argument("--print_detail", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
-                        help="print engine, inputs, outputs and the classes of every picture")  # fmt: skip
+    arguments.add_boolean(parser, "--print_detail", "print engine, inputs, outputs and the classes of every picture")
     parser.add_argument("--custom_color", nargs="+", type=int, metavar="V", help="R G B of the first classes")
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
-    return text.lower() in ("true", "1")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,20 +139,16 @@ def _masks(predictor: Predictor, args: argparse.Namespace, pictures: list[tuple[
     from PIL import Image
 
     from paddleseg_slim.data.image import read_image
-    from paddleseg_slim.files import atomic_file
-    from paddleseg_slim.tasks.prediction import mask_names
+    from paddleseg_slim.tasks.prediction import mask_names, mask_picture, save_picture
     from paddleseg_slim.tasks.visual import blend, colour_map
 
     colours = colour_map(args.custom_color)
     targets = mask_names([name for _, name in pictures])
     results = predictor.predict(_pictures(pictures), args.batch_size)
     for (path, name), file, classes in zip(pictures, targets, results):
-        mask = Image.fromarray(classes)
-        mask.putpalette(colours.ravel().tolist())
+        save_picture(mask_picture(classes, colours), folder / file)
         overlay = Image.fromarray(blend(read_image(path), classes, colours))
-        for image, target in ((mask, folder / file), (overlay, folder / "added_prediction" / file)):
-            with atomic_file(target) as temporary:
-                image.save(temporary, format="PNG")
+        save_picture(overlay, folder / "added_prediction" / file)
         if args.print_detail:
             numbers, counts = np.unique(classes, return_counts=True)
             shares = ", ".join(f"{_name(predictor, n)} {c / classes.size:.1%}" for n, c in zip(numbers, counts))

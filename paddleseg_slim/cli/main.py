@@ -26,6 +26,7 @@ VERBS = (
     "profile",
     "eval",
     "infer",
+    "test_seg",
     "report",
     "inspect",
     "groups",

@@ -57,6 +57,7 @@ class Predictor:
         config: the ``deploy.yaml``, or its folder.
         engine: a name of `runtimes.ENGINES`; None: the first installed one that reads what is there.
         options: how the engine runs.
+        deploy: taken in place of what the ``deploy.yaml`` says, which need not be there; ``config`` is the folder.
 
     Attributes:
         deploy: what the ``deploy.yaml`` says.
@@ -64,8 +65,14 @@ class Predictor:
         times: where the time of `predict` went.
     """
 
-    def __init__(self, config: str | Path, engine: str | None = None, options: RuntimeOptions | None = None) -> None:
-        self.deploy, folder = read_deploy(config)
+    def __init__(
+        self,
+        config: str | Path,
+        engine: str | None = None,
+        options: RuntimeOptions | None = None,
+        deploy: Deploy | None = None,
+    ) -> None:
+        self.deploy, folder = (deploy, Path(config)) if deploy else read_deploy(config)
         self.engine, path = _choose(self.deploy, folder, engine)
         self._preprocess = preprocessing(self.deploy, config)
         self.runtime: Runtime = load(path, self.engine, options)

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,17 +71,23 @@ class MaskWriter(PredictionWriter):
     def add(self, name: PurePath, picture: np.ndarray, logits: np.ndarray) -> None:
         """Write the overlay under the picture's name and the mask (a palette PNG of class numbers; `mask_names`)."""
         classes = logits.argmax(0).astype(np.uint8)
-        _save(Image.fromarray(blend(picture, classes, self._colours)), self._overlays / name)
-        mask = Image.fromarray(classes, mode="P")
-        mask.putpalette(self._colours.ravel().tolist())
-        _save(mask, self._masks / self._mask_of[name])
+        save_picture(Image.fromarray(blend(picture, classes, self._colours)), self._overlays / name)
+        save_picture(mask_picture(classes, self._colours), self._masks / self._mask_of[name])
 
     def close(self) -> str:
         """Name the two folders."""
         return f"Predicted images are saved in {self._overlays} and {self._masks} ."
 
 
-def _save(image: Any, path: Path) -> None:
+def mask_picture(classes: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """A picture whose pixels are the class numbers ``classes``, uint8 ``[H, W]``, with ``colours`` as its palette."""
+    mask = Image.fromarray(classes)
+    mask.putpalette(colours.ravel().tolist())
+    return mask
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format that the suffix of ``path`` names, PNG where it names none that is known."""
     with atomic_file(path) as temporary:
         image.save(temporary, format=_FORMATS.get(path.suffix.lower(), "PNG"))
 

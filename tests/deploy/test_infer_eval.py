@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,13 +20,13 @@ from PIL import Image
 from tiny import CLASSIFICATION, ROOT, environment, write_config
 from tiny import run as run_script
 
-from paddleseg_slim.cli import runner
+from paddleseg_slim.cli import runner, test_seg
 from paddleseg_slim.config import load_config
 from paddleseg_slim.deploy.evaluate import as_scores
 from paddleseg_slim.deploy.export import export
 from paddleseg_slim.deploy.infer import Predictor, restore
 from paddleseg_slim.deploy.prepare import add_onnx, model_file
-from paddleseg_slim.deploy.runtimes import RuntimeOptions
+from paddleseg_slim.deploy.runtimes import RuntimeOptions, load
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import load as load_graph
 from paddleseg_slim.report import Stage, write_stage
@@ -305,3 +306,116 @@ def test_classification_config_is_evaluated_too(tmp_path: Path, capsys) -> None:
     ]
     assert in_process(capsys, "eval", *flags)[0] == 0
     assert 0 <= json.loads((tmp_path / "e/eval.json").read_text())["values"]["Top-1"] <= 1
+
+
+def _copied(source: Path, folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes((source / name).read_bytes())
+    return folder
+
+
+def test_test_seg_predicts_a_picture(exported, pictures: Path, tmp_path: Path) -> None:
+    """With the flags, and the names of Paddle 2, that PaddleSeg's users type."""
+    flags = [f"--model_path={exported['none']}", "--model_filename=model.pdmodel", "--params_filename=model.pdiparams"]
+    flags += ["--dataset=cityscapes", f"--image_file={pictures / 'a.png'}", "--save_file=out/res.png"]
+    flags += ["--device=CPU", "--use_mkldnn=True", "--use_trt=False", "--precision=fp32", "--benchmark=True"]
+    result = run_script("deploy/slim/act/test_seg.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"\[Benchmark\]Average inference time: \d+\.\d\dms", result.stdout)
+    mask = Image.open(tmp_path / "out/res.png")
+    assert mask.mode == "P" and mask.size == (30, 20) and (np.asarray(mask)[:, :15] == 1).all()
+
+
+def test_test_seg_without_a_description(exported, pictures: Path, tmp_path: Path, capsys) -> None:
+    """A picture is prepared by ``--dataset``, PP-HumanSeg's way where nothing is said, and its mask has its size."""
+    model = _copied(exported["none"], tmp_path / "model", "model.json", "model.pdiparams")
+    for flags, said in (([], "human"), (["--dataset", "ade"], "ade")):
+        out = tmp_path / f"{said}.png"
+        given = ["--model_path", model, "--image_file", pictures / "sub/b c.png", "--save_file", out, *flags]
+        code = runner.main("test_seg", [str(flag) for flag in given])
+        assert code == 0 and f"prepared as for --dataset {said}" in capsys.readouterr().out
+        mask = np.asarray(Image.open(out))
+        assert mask.shape == (20, 30) and (mask[:, :14] == 2).all()
+
+
+def test_test_seg_evaluates_as_eval_does(exported, tmp_path: Path, capsys) -> None:
+    flags = ["--config", exported["config"], "--model", exported["argmax"], "--runtime", "paddle", "--threads", 1]
+    assert in_process(capsys, "eval", *flags, "--save_dir", tmp_path)[0] == 0
+    score = json.loads((tmp_path / "eval.json").read_text())["values"]["mIoU"]
+    flags = ["--model_path", exported["argmax"], "--dataset_config", exported["config"], "--dataset", "cityscapes"]
+    assert runner.main("test_seg", [*map(str, flags), "--benchmark"]) == 0
+    said = capsys.readouterr().out
+    assert f"[EVAL] #Images: 4 mIoU: {score:.4f}" in said and "The config says how the images are prepared" in said
+    assert re.search(r"\[Benchmark\]Batch size: 1, Inference time\(ms\): min=[\d.]+, max=[\d.]+, avg=[\d.]+", said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ([], "--image_file and --config are both missing"),
+        (["--image_file", "PICTURE", "--config", "CONFIG"], "--image_file and --config are both given"),
+        (["--image_file", "none.png"], "--image_file none.png does not exist"),
+        (["--config", "CONFIG", "--save_file", "x.png"], "--save_file is for the mask of --image_file"),
+        (["--image_file", "PICTURE", "--save_file", "x.jpg"], "cannot hold class numbers"),
+        (["--image_file", "PICTURE", "--dataset", "human"], "otherwise than the deploy.yaml"),
+        (["--image_file", "PICTURE", "--model_filename", "other.pdmodel"], "No model at"),
+        (["--image_file", "PICTURE", "--params_filename", "p.pdiparams"], "the weights of model.json are in model.pd"),
+        (["--config", "CONFIG", "--use_multi_img_for_dynamic_shape_collect", "1"], "is for TensorRT and the images"),
+        (["--config", "CONFIG", "--device", "CPU", "--use_trt", "True"], "TensorRT was asked for on the CPU"),
+        (["--config", "CONFIG", "--device", "CPU", "--use_mkldnn", "0"], "five times slower"),
+        (["--config", "CONFIG", "--device", "CPU", "--precision", "int8"], "runs no int8 on the CPU"),
+        (["--config", "CONFIG", "--device", "CPU", "--precision", "fp16"], "has no fp16 on the CPU"),
+        (["--config", "CONFIG", "--device", "GPU", "--use_mkldnn"], "--use_mkldnn is for the CPU"),
+        (["--config", "CONFIG", "--cpu_threads", "-1"], "--cpu_threads is -1"),
+    ],
+)
+def test_test_seg_refuses(exported, pictures: Path, capsys, flags: list[str], text: str) -> None:
+    names = {"PICTURE": pictures / "a.png", "CONFIG": exported["config"]}
+    given = ["--model_path", exported["none"], *(names.get(flag, flag) for flag in flags)]
+    code, errors = in_process(capsys, "test_seg", *given)
+    assert code == 2 and text in errors and errors.count("\n") == 2
+
+
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="there may be a GPU")
+@pytest.mark.parametrize("flags", [["--device", "GPU"], ["--use_trt", "True", "--precision", "int8"]])
+def test_test_seg_says_that_there_is_no_gpu(exported, pictures: Path, capsys, flags: list[str]) -> None:
+    given = ["--model_path", exported["none"], "--image_file", pictures / "a.png", *flags]
+    code, errors = in_process(capsys, "test_seg", *given)
+    assert code == 2 and "This Paddle finds no GPU" in errors
+    assert not (exported["none"] / test_seg.SHAPES).exists()
+
+
+def test_shapes_for_tensorrt(exported, tmp_path: Path) -> None:
+    """Paddle's own file: the least and the greatest shape of the input among the images that ran."""
+    images = [np.zeros((3, *size), np.float32) for size in ((16, 32), (24, 20), (20, 24))]
+    assert test_seg.extremes([image.shape[1:] for image in images]) == [0, 1]
+    target = tmp_path / "dynamic_shape.txt"
+    test_seg.collect_shapes(exported["none"] / "model.json", ONE, images, target)
+    (entry,) = (text for text in target.read_text().split("shape_range_info") if '"img"' in text)
+    numbers = {kind: re.findall(rf"{kind}_shape: (\d+)", entry) for kind in ("min", "max")}
+    assert numbers == {"min": ["1", "3", "16", "20"], "max": ["1", "3", "24", "32"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["dynamic_shape.txt"]
+
+
+def test_shapes_are_collected_first_then_used(exported, tmp_path: Path, capsys, monkeypatch) -> None:
+    """What the command asks of a GPU, run on the CPU: the first call only collects, the second reads the file."""
+    model = _copied(exported["none"], tmp_path / "model", "deploy.yaml", "model.json", "model.pdiparams")
+    asked = []
+
+    def on_cpu(path, engine, options):
+        asked.append(options)
+        return load(path, engine, replace(options, device="cpu", use_trt=False, precision="fp32"))
+
+    monkeypatch.setattr(test_seg, "load", on_cpu)
+    flags = ["--model_path", model, "--config", exported["config"], "--use_trt", "True", "--precision", "int8"]
+    flags += ["--use_multi_img_for_dynamic_shape_collect", "True"]
+    for call, said in enumerate(("give the same command again", "[EVAL] #Images: 4")):
+        assert runner.main("test_seg", [str(flag) for flag in flags]) == 0
+        assert said in capsys.readouterr().out and len(asked) == call + 1
+    first, second = asked
+    assert (first.device, first.use_trt, first.precision, second.use_trt, second.precision) == (
+        *("gpu", False, "fp32"),
+        *(True, "int8"),
+    )
+    assert second.trt_shapes == str(model / "dynamic_shape.txt") and (model / "dynamic_shape.txt").stat().st_size

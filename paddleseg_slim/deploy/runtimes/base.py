@@ -30,6 +30,8 @@ class RuntimeOptions:
         input_shapes: for TensorRT, each input's (minimum, optimum, maximum) shape.
         cache_dir: where engines that compile slowly keep what they compiled; None keeps nothing.
         min_subgraph_size: the smallest sub-graph that Paddle Inference hands to TensorRT.
+        trt_shapes: with ``use_trt``, tensor shapes that Paddle Inference reads from a file, not ``input_shapes``.
+        collect_shapes: where Paddle Inference writes such a file when the runtime is deleted; without ``use_trt``.
         profile: collect the time of each node (slower); read it with `Runtime.node_times`.
     """
 
@@ -40,6 +42,8 @@ class RuntimeOptions:
     input_shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     cache_dir: str | None = None
     min_subgraph_size: int = 3
+    trt_shapes: str | None = None
+    collect_shapes: str | None = None
     profile: bool = False
 
     def __post_init__(self) -> None:

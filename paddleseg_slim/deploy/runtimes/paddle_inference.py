@@ -16,7 +16,7 @@ from paddleseg_slim.errors import UserError
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
-def _params_file(path: Path) -> Path:
+def params_file(path: Path) -> Path:
     """The parameters that belong to a program file."""
     if path.name == "__model__":
         params = path.with_name("__params__")
@@ -33,7 +33,7 @@ class PaddleRuntime(Runtime):
 
         from paddleseg_slim.compat import restore_num_threads
 
-        params = _params_file(path)
+        params = params_file(path)
         if not params.exists():
             raise UserError(f"{path} has no parameters: {params.name} is missing.", "Export the model again.")
         self.options = options
@@ -47,6 +47,8 @@ class PaddleRuntime(Runtime):
             self._use_gpu(config)
         else:
             self._use_cpu(config)
+        if options.collect_shapes:
+            config.collect_shape_range_info(options.collect_shapes)
         try:
             self._predictor = paddle.inference.create_predictor(config)
         except (RuntimeError, ValueError, SystemError) as error:
@@ -90,7 +92,9 @@ class PaddleRuntime(Runtime):
         )
         if self.options.cache_dir:
             config.set_optim_cache_dir(self.options.cache_dir)
-        if self.options.input_shapes:
+        if self.options.trt_shapes:
+            config.enable_tuned_tensorrt_dynamic_shape(self.options.trt_shapes, True)
+        elif self.options.input_shapes:
             least, best, most = (
                 {name: list(sizes[place]) for name, sizes in self.options.input_shapes.items()} for place in range(3)
             )
