@@ -60,9 +60,14 @@ def check_described(model: Path, task: Task) -> None:
     Raises:
         UserError: class names or preprocessing differ.
     """
+    from paddleseg_slim.deploy.description import Deploy
+    from paddleseg_slim.deploy.infer import preprocessing
     from paddleseg_slim.deploy.metadata import told_by
 
     told = told_by(model)
+    if "transforms" in told:  # PaddleSeg leaves out arguments that have their defaults
+        described = preprocessing(Deploy(transforms=told["transforms"]), model).describe()["transforms"]
+        told["transforms"] = json.loads(json.dumps(described))
     wanted = {"class_names": list(task.class_names()), "transforms": task.preprocess().describe()["transforms"]}
     for key, value in wanted.items():
         if key in told and told[key] != json.loads(json.dumps(value)):

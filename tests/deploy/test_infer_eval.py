@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import paddle
 import pytest
+import yaml
 from paddle import nn
 from PIL import Image
 from tiny import CLASSIFICATION, ROOT, environment, write_config
@@ -90,6 +91,13 @@ def pictures(tmp_path_factory) -> Path:
         picture = np.zeros((*size, 3), np.uint8)
         picture[:, : size[1] // 2, colour] = 255
         Image.fromarray(picture).save(folder / name)
+    return folder
+
+
+def _copied(source: Path, folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes((source / name).read_bytes())
     return folder
 
 
@@ -236,6 +244,15 @@ def test_eval_refuses_other_preprocessing(exported, tmp_path: Path, capsys) -> N
     assert code == 2 and "says transforms [{" in errors and "the config [{" in errors
 
 
+def test_eval_takes_a_description_of_paddleseg(exported, tmp_path: Path, capsys) -> None:
+    """Arguments of the transforms that have their defaults are not in it; the keys of today's are not, either."""
+    model = _copied(exported["argmax"], tmp_path / "model", "model.json", "model.pdiparams")
+    section = {"model": "model.json", "params": "model.pdiparams", "transforms": [{"type": "Normalize"}]}
+    (model / "deploy.yaml").write_text(yaml.safe_dump({"Deploy": section}))
+    flags = ["--config", exported["config"], "--model", model, "--runtime", "paddle"]
+    assert in_process(capsys, "eval", *flags)[0] == 0
+
+
 def test_eval_needs_a_source_for_a_limit(exported, tmp_path: Path, capsys) -> None:
     flags = ["--config", exported["config"], "--model", exported["argmax"], "--max-drop", 0.1]
     code, errors = in_process(capsys, "eval", *flags)
@@ -306,13 +323,6 @@ def test_classification_config_is_evaluated_too(tmp_path: Path, capsys) -> None:
     ]
     assert in_process(capsys, "eval", *flags)[0] == 0
     assert 0 <= json.loads((tmp_path / "e/eval.json").read_text())["values"]["Top-1"] <= 1
-
-
-def _copied(source: Path, folder: Path, *names: str) -> Path:
-    folder.mkdir()
-    for name in names:
-        (folder / name).write_bytes((source / name).read_bytes())
-    return folder
 
 
 def test_test_seg_predicts_a_picture(exported, pictures: Path, tmp_path: Path) -> None:
