@@ -37,8 +37,29 @@ class ByChannel(Reading):
 
         A transposed convolution with stride s uses one in s of the kernel's places along an axis.
         """
-        strides = self.node.attrs["strides"] if self.node.op == "conv2d_transpose" else (1, 1)
-        return np.asarray(numbers.reshape(self.shape[self.made_axis], -1).sum(axis=1)) / float(np.prod(strides))
+        return np.asarray(numbers.reshape(self.shape[self.made_axis], -1).sum(axis=1)) / float(np.prod(self._strides))
+
+    @property
+    def _strides(self) -> tuple[int, int]:
+        """Of a transposed convolution; the others have one kind of output."""
+        high, wide = self.node.attrs["strides"] if self.node.op == "conv2d_transpose" else (1, 1)
+        return int(high), int(wide)
+
+    def uneven(self, matrices: np.ndarray) -> float:
+        """What a constant at the input counts, beside the variance, that one number for each output cannot take up.
+
+        With stride s the outputs are of s * s kinds, each made by other places of the kernel. A constant moves each by
+        the sum of its places, a number takes up the mean over the kinds; relative to the energy of ``matrices``.
+        """
+        high, wide = self._strides
+        energy = float(np.square(matrices).sum())
+        if high * wide == 1 or not energy:
+            return 0.0
+        places = matrices.reshape(-1, *self.shape[2:])
+        dilations = self.node.attrs.get("dilations") or (1, 1)
+        row, column = (np.arange(size) * int(d) % s for size, d, s in zip(self.shape[2:], dilations, (high, wide)))
+        moved = [places[:, row == i][:, :, column == j].sum(axis=(1, 2)) for i in range(high) for j in range(wide)]
+        return float(np.square(moved - np.mean(moved, axis=0)).sum()) / energy
 
     def rows(self, x: np.ndarray, random: np.random.Generator, images: int) -> np.ndarray:
         """Channels ``[1, P, channels]`` at some positions of a batch ``[N, C, H, W]``."""

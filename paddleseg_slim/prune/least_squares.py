@@ -46,13 +46,15 @@ class Moments:
         """Of inputs and outputs."""
         return self.x / self.count, self.y / self.count
 
-    def products(self, centred: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean ``x x``, ``x y`` and ``y y``, about the means or about zero."""
+    def products(self, constants: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean ``x x``, ``x y`` and ``y y`` about the means, and ``constants`` times the products of the means.
+
+        0 is about the means, 1 about zero.
+        """
         x, y = self.means()
         xx, xy, yy = self.xx / self.count, self.xy / self.count, self.yy / self.count
-        if not centred:
-            return xx, xy, yy
-        return xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :], yy - y**2
+        out = 1.0 - constants
+        return xx - out * x[:, :, None] * x[:, None, :], xy - out * x[:, :, None] * y[:, None, :], yy - out * y**2
 
 
 _Products = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -72,21 +74,22 @@ def _error(products: _Products, weights: np.ndarray, variance: float) -> float:
     return float(error / max(variance, 1e-30))
 
 
-def fit(old: np.ndarray, halves: list[Moments], centred: bool) -> tuple[np.ndarray, float, float, float]:
+def fit(old: np.ndarray, halves: list[Moments], constants: float) -> tuple[np.ndarray, float, float, float]:
     """Weights nearest to the outputs, pulled towards the old ones as far as serves samples left out.
 
     Args:
         old: weights ``[G, D, O]``.
         halves: moments of the samples in two halves; the second one chooses the pull, then both are fitted.
-        centred: a constant may be added to every output, which takes the means out.
+        constants: what the means count beside the variance: 0 where a constant may be added to every output, which
+            takes them out, 1 where none may.
 
     Returns:
         float64 weights ``[G, D, O]``; the error on the second half before and after; the pull, infinity when the old
         weights stay.
     """
     old = old.astype(np.float64)
-    own, test = (half.products(centred) for half in halves)
-    variance = float(halves[1].products(True)[2].sum())
+    own, test = (half.products(constants) for half in halves)
+    variance = float(halves[1].products(0.0)[2].sum())
     before = _error(test, old, variance)
     if not np.isfinite(before):
         return old, before, before, float("inf")
@@ -94,4 +97,4 @@ def fit(old: np.ndarray, halves: list[Moments], centred: bool) -> tuple[np.ndarr
     best = min(errors, key=lambda ridge: errors[ridge])
     if not errors[best] < before:  # NaN too
         return old, before, before, float("inf")
-    return _solve((halves[0] + halves[1]).products(centred), old, best), before, errors[best], best
+    return _solve((halves[0] + halves[1]).products(constants), old, best), before, errors[best], best

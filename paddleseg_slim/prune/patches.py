@@ -40,6 +40,10 @@ class Reading:
     made_axis: int
     shape: tuple[int, ...]
 
+    def uneven(self, matrices: np.ndarray) -> float:
+        """What a constant at the input counts that one number for each output cannot take up; 0 where it can."""
+        return 0.0
+
 
 class Patches(Reading):
     """How a layer reads position by position."""

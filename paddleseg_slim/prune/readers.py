@@ -35,7 +35,8 @@ class Reader:
         weight: float64 ``[G, fan in, outputs of a group]``, G groups of the convolution.
         rows: int64 ``[width, k]``, the rows of the weight that read each channel, the same in every group.
         inputs: float64 ``[G, fan in]``, mean of what it reads.
-        covariance: float64 ``[G, fan in, fan in]`` of what it reads, with the pull on its diagonal.
+        covariance: float64 ``[G, fan in, fan in]`` of what it reads, with the pull on its diagonal; the means are in it
+            as far as no offset takes them up.
         variance: of its outputs, summed; of a layer that reads constants, a part of their mean square.
         offset: parameter that takes up a constant added to its outputs, and the sign with which it does; None for none,
             and then ``inputs`` is 0 and ``covariance`` is about 0.
@@ -129,11 +130,12 @@ def _reader(model: Running, layer: Patches | ByChannel, weight: np.ndarray) -> R
     for tensor in inputs:
         rows = layer.rows(tensor.numpy(), random, sum(len(t) for t in inputs))
         if shift is None:  # near the mean, so that the difference of squares is of small numbers
-            shift = rows.mean(axis=1, keepdims=True) * (offset is not None)
+            shift = rows.mean(axis=1, keepdims=True)
         moments.add(rows - shift, rows[:, :, :0])  # outputs follow from what is read
     assert shift is not None
-    xx = moments.products(centred=offset is not None)[0]
     mean = moments.means()[0] + shift[:, 0]
+    constants = layer.uneven(weight) if offset is not None else 1.0
+    xx = moments.products(0.0)[0] + constants * mean[:, :, None] * mean[:, None, :]
     variance = float((weight * (xx @ weight)).sum())
     energy = variance + float(np.square(mean[:, None] @ weight).sum()) * (offset is not None)
     variance = max(variance, _CONSTANT * energy, 1e-30)

@@ -158,8 +158,8 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         halves[number % 2].add(rows, wanted)
     if not halves[1].count:
         halves[1] = halves[0]  # one image: nothing is left out
-    bias, centred = _takes_up(sides[0].graph, node, old.shape[0] * old.shape[2])
-    new, before, after, ridge = fit(old, halves, centred)
+    bias, taken_up = _takes_up(sides[0].graph, node, old.shape[0] * old.shape[2])
+    new, before, after, ridge = fit(old, halves, 0.0 if taken_up else 1.0)
     if not np.isfinite(before) or before < _SAME:
         return None
     model.set_tensor(patches.weight, patches.weights(new, model.tensor(patches.weight).numpy().dtype))
@@ -184,14 +184,16 @@ def _refit_by_channel(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Ref
         halves[number % 2].add(rows[:, :, :left], rows[:, :, left:])
     if not halves[1].count:
         halves[1] = halves[0]
-    bias, centred = _takes_up(sides[0].graph, node, layer.shape[layer.made_axis])
-    as_cut = np.eye(all_channels)[_positions(kept, layer.weight, 1 - layer.made_axis)][None]
-    guess, before, after, ridge = fit(as_cut, halves, centred)
-    if not np.isfinite(before) or before < _SAME:
-        return None
     stay = _positions(kept, layer.weight, layer.made_axis)
     dense = np.moveaxis(sides[1].model.tensor(layer.weight).numpy(), layer.made_axis, 0)[stay]
     matrix = layer.matrices(np.moveaxis(dense, 0, layer.made_axis))
+    bias, taken_up = _takes_up(sides[0].graph, node, layer.shape[layer.made_axis])
+    read = _positions(kept, layer.weight, 1 - layer.made_axis)
+    gone = np.delete(matrix, read, axis=1)  # these are guessed; where none is, what all of them read has changed
+    constants = layer.uneven(gone if gone.size else matrix) if taken_up else 1.0
+    guess, before, after, ridge = fit(np.eye(all_channels)[read][None], halves, constants)
+    if not np.isfinite(before) or before < _SAME:
+        return None
     model = sides[0].model
     model.set_tensor(layer.weight, layer.weights(guess @ matrix, dense.dtype))
     if bias is not None:

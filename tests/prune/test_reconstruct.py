@@ -186,6 +186,45 @@ def test_the_constant_behind_a_transposed_convolution_with_stride() -> None:
     assert before > 0.01 and after < 1e-6
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": (4, 3), "stride": (2, 1), "padding": 1},
+        {"kernel_size": 3, "stride": 2, "dilation": 3},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 3, "dilation": 2},
+    ],
+    ids=str,
+)
+def test_how_uneven_a_constant_comes_out_of_a_transposed_convolution(options: dict[str, Any]) -> None:
+    paddle.seed(0)
+    layer = nn.Conv2DTranspose(4, 5, bias_attr=False, **options)
+    model = captured(nn.Sequential(nn.Conv2D(3, 4, 1), layer))
+    found = by_channel_of(next(n for n in model.eval_graph.nodes if n.name == "1"), model.eval_graph)
+    assert found is not None
+    energy = 0.0
+    for channel in range(4):
+        ones = np.zeros((1, 4, 24, 24), "float32")
+        ones[:, channel] = 1
+        inner = layer(paddle.to_tensor(ones)).numpy()[0, :, 8:16, 8:16]  # of each kind of outputs equally many
+        energy += float(inner.var(axis=(1, 2)).sum()) * int(np.prod(found.node.attrs["strides"]))
+    weight = layer.weight.numpy().astype(np.float64)
+    np.testing.assert_allclose(found.uneven(found.matrices(weight)), energy / np.square(weight).sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_means_that_come_out_of_a_transposed_convolution_unevenly_are_made_of_the_others(kernel: int) -> None:
+    paddle.seed(0)
+    net = nn.Sequential(nn.Conv2D(3, 16, 3), nn.ReLU(), nn.Conv2DTranspose(16, 8, kernel, stride=2))
+    net[0].bias.set_value(np.full(16, 4, "float32"))
+    dense = captured(net)
+    groups = find_groups(dense, 20)
+    pruned = cut(groups, {groups.groups[0].name: list(range(0, 16, 2))})
+    reconstruct(pruned, dense, images(), pruned.record[-1]["kept"])
+    assert error(pruned, dense, images(1)[0]) < 0.06
+
+
 class SharedNorm(nn.Layer):
     """Two layers behind the first one, and one normalisation behind both."""
 

@@ -168,6 +168,20 @@ def test_readers_that_are_looked_at_channel_by_channel(second: str, monkeypatch:
     assert curves.groups["0"].losses[0] < 1e-4 < curves.groups["0"].losses[1]
 
 
+def test_curves_know_how_a_transposed_convolution_makes_up_for_means() -> None:
+    paddle.seed(0)
+    net = nn.Sequential(nn.Conv2D(3, 16, 3), nn.ReLU(), nn.Conv2DTranspose(16, 8, 2, stride=2))
+    net[0].bias.set_value(np.full(16, 4, "float32"))
+    groups = find_groups(captured(net), 20)
+    readers = readers_of(groups, images())
+    importance = eliminations(readers)
+    (expected,) = refit_curves(groups, importance, readers, images(), ratios=(0.5,)).groups["0"].losses
+    pruned = cut(groups, {"0": np.sort(np.argsort(importance["0"])[8:])})
+    reconstruct(pruned, groups.model, images(), pruned.record[-1]["kept"])
+    np.testing.assert_allclose(divergence_of(pruned, groups.model), expected, rtol=0.25)
+    assert expected < 0.06
+
+
 def test_few_images_at_a_time_give_the_same(
     twins: ChannelGroups, readers: dict[str, list[Reader]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
