@@ -110,22 +110,13 @@ def check(args: argparse.Namespace) -> None:
         useless = next((flag for flag, given in without.items() if given), None)
         if useless:
             raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
-    if args.sensitivity == "refit":
-        flags = {"--no_reconstruct": args.no_reconstruct, "--from_scratch": args.from_scratch}
-        left_out = next((flag for flag, given in flags.items() if given), None)
-        if left_out:
-            raise UserError(f"--sensitivity refit measures what {left_out} leaves out.", "Leave one of them out.")
-        if args.max_drop is not None:
-            raise UserError(
-                "--sensitivity refit does not measure the metric that --max-drop is of.", "Give fast or exact."
-            )
 
 
 def settle(args: argparse.Namespace) -> None:
     """Fill in the sensitivity and the criterion that were not chosen: those of the file of curves if one is given.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or another flag contradicts the sensitivity.
     """
     from paddleseg_slim.prune.curves import Curves
     from paddleseg_slim.prune.old_pickle import is_pickle
@@ -135,11 +126,24 @@ def settle(args: argparse.Namespace) -> None:
         known = {"sensitivity": "fast"}
     elif args.sensitivity_file:
         known = Curves.read(args.sensitivity_file).made_with()
+    source = "--sensitivity refit" if args.sensitivity else args.sensitivity_file
     if args.sensitivity is None:
         fast = args.max_drop is not None or args.no_reconstruct or args.from_scratch
         args.sensitivity = known.get("sensitivity", "fast" if fast else "refit")
     if args.criterion is None:
         args.criterion = known.get("criterion", "obs" if args.sensitivity == "refit" else "l1_norm")
+    if args.sensitivity == "refit":
+        _check_refit(args, source)
+
+
+def _check_refit(args: argparse.Namespace, source: str) -> None:
+    """Refuse flags that contradict sensitivities of refitted layers, which ``source`` asks for."""
+    flags = {"--no_reconstruct": args.no_reconstruct, "--from_scratch": args.from_scratch}
+    left_out = next((flag for flag, given in flags.items() if given), None)
+    if left_out:
+        raise UserError(f"{source} measures what {left_out} leaves out: the refit.", "Leave one of them out.")
+    if args.max_drop is not None:
+        raise UserError(f"{source} does not measure the metric that --max-drop is of.", "Use fast or exact.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -155,12 +155,16 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
         (["--max-drop", "0.01"], "--max-drop"),
     ],
 )
-def test_what_contradicts_the_refit_is_refused(more: list[str], text: str) -> None:
+def test_what_contradicts_the_refit_is_refused(more: list[str], text: str, tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     prune.add_arguments(parser)
     base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
     with pytest.raises(UserError, match=text):
-        prune.check(parser.parse_args([*base, "--sensitivity", "refit", *more]))
+        prune.settle(parser.parse_args([*base, "--sensitivity", "refit", *more]))
+    file = tmp_path / "sensitivities.json"
+    Curves("refit", "divergence", 1.0, 4, {}, {"settings": json.dumps(["refit", "obs", 42, False, 4])}).write(file)
+    with pytest.raises(UserError, match=f"sensitivities.json.*{text}"):
+        prune.settle(parser.parse_args([*base, "--sensitivity_file", str(file), *more]))
     chosen = parser.parse_args([*base, *more])
     prune.settle(chosen)
     assert (chosen.sensitivity, chosen.criterion) == ("fast", "l1_norm")
