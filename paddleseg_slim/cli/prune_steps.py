@@ -166,7 +166,7 @@ class Analysis:
     def _measure(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str]) -> Curves:
         mode = self.args.sensitivity
         if mode == "none":
-            return ranking_curves(self.groups, importance, self.args.criterion)
+            return ranking_curves(self.groups, importance, self.args.criterion, fingerprint)
         if mode == "taylor":
             assert self.gradients is not None
             return taylor_curves(self.groups, self.gradients, importance, fingerprint)

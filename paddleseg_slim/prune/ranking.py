@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -73,8 +74,20 @@ def scores(
     return result
 
 
-def ranking_curves(groups: ChannelGroups, importance: Mapping[str, np.ndarray], criterion: str) -> Curves:
-    """Curves of a global ranking: every group's scores divided by their mean, removed from the lowest on."""
+def ranking_curves(
+    groups: ChannelGroups,
+    importance: Mapping[str, np.ndarray],
+    criterion: str,
+    fingerprint: Mapping[str, Any] | None = None,
+) -> Curves:
+    """Curves of a global ranking: every group's scores divided by their mean, removed from the lowest on.
+
+    Args:
+        groups: of the model.
+        importance: group -> scores.
+        criterion: that they are of; some are on one scale already.
+        fingerprint: what the result is valid for.
+    """
     table = {}
     for name, values in importance.items():
         same_scale = values if criterion in ("opt_slim", "obs") else normalised(values)
@@ -82,7 +95,7 @@ def ranking_curves(groups: ChannelGroups, importance: Mapping[str, np.ndarray], 
         kept = list(range(len(values) - 1, 0, -1))
         order = np.argsort(values, kind="stable").tolist()
         table[name] = GroupCurve(len(values), kept, [float(curve[k]) for k in kept], order)
-    return Curves("ranking", criterion, 1.0, 0, table)
+    return Curves("ranking", criterion, 1.0, 0, table, dict(fingerprint or {}))
 
 
 def channels_to_keep(
