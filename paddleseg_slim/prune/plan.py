@@ -178,7 +178,7 @@ def prune_to(groups: ChannelGroups, curves: Curves, importance: Mapping[str, np.
     """Prune a copy of the model so that FLOPs, parameters and predicted drop are what ``goal`` says.
 
     Costs of the result are counted anew. Where channels of one group differ in cost (entangled layers) the polynomial
-    is an average, and the solver is asked again for what is missing.
+    is an average, and the solver is asked again for what is missing. Groups without importance stay as they are.
 
     Raises:
         GoalNotMet: it cannot be reached; the message says what can.
@@ -186,6 +186,7 @@ def prune_to(groups: ChannelGroups, curves: Curves, importance: Mapping[str, np.
     """
     if goal.flops_removed is None and goal.params is None and goal.max_drop is None:
         raise UserError("No goal is given.", "Give --pruning_ratio, --target-params, --target-latency or --max-drop.")
+    curves = replace(curves, groups={name: curve for name, curve in curves.groups.items() if name in importance})
     before = (groups.macs(groups.widths), groups.parameters(groups.widths))
     tighter = {"FLOPs": 1.0, "parameters": 1.0}
     for _ in range(_ROUNDS):

@@ -70,6 +70,14 @@ def test_kept_layers_stay_and_a_typo_is_an_error(case: Any) -> None:
     assert "classifier" in error.value.remedy
 
 
+def test_a_group_with_a_curve_and_no_importance_stays(case: Any) -> None:
+    """As with the curves of a ``sen.pickle`` and a criterion that cannot judge every group."""
+    groups, curves, importance = case
+    first = max(prune_to(*case, Goal(flops_removed=0.1)).widths, key=lambda name: groups.by_name[name].width)
+    judged = {name: scores for name, scores in importance.items() if name != first}
+    assert first not in prune_to(groups, curves, judged, Goal(flops_removed=0.1)).widths
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1, float("nan")])
 def test_a_ratio_out_of_range(ratio: float) -> None:
     with pytest.raises(UserError, match="pruning ratio"):
