@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, training
 from paddleseg_slim.errors import UserError
@@ -16,6 +16,20 @@ HELP = "prune a trained model and train it again"
 RECONSTRUCT_IMAGES = 64
 
 METHODS = ("channel", "unstructured", "gmp", "2:4")
+
+_OF_CHANNELS: dict[str, Any] = {
+    "target_params": None,
+    "target_latency": None,
+    "max_drop": None,
+    "limit": [],
+    "sensitivity": None,
+    "criterion": None,
+    "sensitivity_images": None,
+    "sensitivity_file": None,
+    "label_free": False,
+    "sparse_iters": 0,
+}
+"""Options that only the removal of channels has, and what they are when not given."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +110,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UserError: a number makes no sense, no goal or model is given, or one flag makes another one useless.
     """
+    _check_method(args)
     goal_of(args)
     least = {"retraining_iters": 0, "sparse_iters": 0, "sensitivity_images": 1, "reconstruct_images": 1}
     arguments.at_least(args, **least, batch_size=1, num_workers=0)
@@ -110,6 +125,25 @@ def check(args: argparse.Namespace) -> None:
         useless = next((flag for flag, given in without.items() if given), None)
         if useless:
             raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
+
+
+def _check_method(args: argparse.Namespace) -> None:
+    """Refuse options that the method, or another option, makes useless."""
+    if args.method == "channel":
+        if args.only_1x1:
+            raise UserError("--only_1x1 is of zeros in weights, --method channel removes channels.", "Leave it out.")
+    else:
+        useless = next((name for name, default in _OF_CHANNELS.items() if getattr(args, name) != default), None)
+        if useless:
+            raise UserError(
+                f"--{useless} is of the removal of channels, --method {args.method} makes zeros in weights.",
+                "Leave one of them out.",
+            )
+    if args.label_free and args.max_drop is not None:
+        raise UserError(
+            "--label_free measures how far the outputs move, not the drop of the metric that --max-drop is of.",
+            "Leave one of them out.",
+        )
 
 
 def settle(args: argparse.Namespace) -> None:

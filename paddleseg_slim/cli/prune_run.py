@@ -234,9 +234,9 @@ class Run:
 
     def sparse(self) -> int:
         """Make weights zero, at once or gradually, and train the others."""
-        names = sparse_weights(self.dense, self.args.only_1x1)
+        names = sparse_weights(self.dense, self.args.only_1x1, self.args.keep)
         if not names:
-            raise UserError("The model has no weight that may become sparse.", "Leave --only_1x1 out.")
+            raise UserError("The model has no weight that may become sparse.", "Leave --only_1x1 and --keep out.")
         original = copy.deepcopy(self.dense)
         self.results.before(original)
         weights: dict[str, np.ndarray] = {name: self.dense.tensor(name).numpy() for name in names}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from paddleseg_slim.errors import GoalNotMet, UserError, nearest
+from paddleseg_slim.errors import GoalNotMet, UserError
 from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune.budget import Limit, Options, Plan, solve, solve_drop, width_options
 from paddleseg_slim.prune.channels import ChannelGroups, Group, find_groups
 from paddleseg_slim.prune.curves import Curves
+from paddleseg_slim.prune.patterns import compiled, no_match
 from paddleseg_slim.prune.ranking import channels_to_keep
 from paddleseg_slim.prune.surgery import cut
 
@@ -92,18 +92,14 @@ def _matches(pattern: str, groups: ChannelGroups) -> list[Group]:
     Raises:
         UserError: the expression is malformed or matches nothing; the remedy has the nearest names.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{pattern!r} is no regular expression: {error}.", "Correct it.") from error
+    expression = compiled(pattern)
     names = {g.name: [g.name, *g.layers, *(m.parameter for m in g.members)] for g in groups.groups}
     found = [groups.by_name[name] for name, texts in names.items() if any(expression.search(t) for t in texts)]
     if not found:
         fixed = [layer.node for layer in groups.layers() if expression.search(layer.node)]
         if fixed:
             return []  # the layer exists; it cannot be pruned anyway
-        known = [node.name for node in groups.model.eval_graph.nodes if node.name]
-        raise UserError(f"{pattern!r} matches no layer.", nearest(pattern, known))
+        raise no_match(pattern, groups.model.eval_graph)
     return found
 
 

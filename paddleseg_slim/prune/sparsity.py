@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.graph import Graph, GraphLayer
+from paddleseg_slim.prune.patterns import compiled, no_match
 
 WHO_GAINS = {
     "unstructured": "Zeros make none of the engines measured here faster: ONNX Runtime, OpenVINO and Paddle Inference "
@@ -20,23 +21,43 @@ WHO_GAINS = {
 """An honest line for each kind."""
 
 
-def sparse_weights(model: GraphLayer, only_1x1: bool = False) -> list[str]:
+def sparse_weights(model: GraphLayer, only_1x1: bool = False, keep: Sequence[str] = ()) -> list[str]:
     """Names of the weights that get zeros: filters of dense and grouped convolutions and matrices of linear layers.
 
-    Depthwise filters are left out: they are few and sensitive. ``only_1x1`` keeps to 1x1 convolutions, the only ones
-    with sparse kernels on ARM.
+    Depthwise filters are left out: they are few and sensitive.
+
+    Args:
+        model: any.
+        only_1x1: 1x1 convolutions only, the only ones with sparse kernels on ARM.
+        keep: regular expressions; layers and weights that match stay dense.
+
+    Raises:
+        UserError: an expression is malformed or matches no layer.
     """
+    kept = {name for pattern in keep for name in _matches(pattern, model.eval_graph)}
     names: dict[str, None] = {}
     for node in model.eval_graph.nodes:
         argument = {"conv2d": "filter", "matmul": "y"}.get(node.op)
         value = node.inputs.get(argument) if argument else None
         name = model.eval_graph.parameter_name(value) if value is not None and not isinstance(value, list) else None
-        if name is None or value is None or isinstance(value, list):
+        if name is None or name in kept or value is None or isinstance(value, list):
             continue
         if only_1x1 and (node.op != "conv2d" or value.shape[2:] != (1, 1)):
             continue
         names[name] = None
     return list(names)
+
+
+def _matches(pattern: str, graph: Graph) -> set[str]:
+    """Parameters that match, or that a layer reads that does."""
+    expression, found = compiled(pattern), set()
+    for node in graph.nodes:
+        names = {name for value in node.input_values() if (name := graph.parameter_name(value)) is not None}
+        layer = expression.search(node.name)
+        found |= {name for name in names if layer or expression.search(name)}
+    if not found:
+        raise no_match(pattern, graph)
+    return found
 
 
 def magnitude_masks(

@@ -148,6 +148,31 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
 
 
 @pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("unstructured", ["--target-params", "1M"]),
+        ("gmp", ["--target-latency", "3"]),
+        ("2:4", ["--max-drop", "0"]),
+        ("gmp", ["--limit", "head=0.5"]),
+        ("gmp", ["--sparse_iters", "5"]),
+        ("2:4", ["--criterion", "fpgm"]),
+        ("gmp", ["--sensitivity", "fast"]),
+        ("gmp", ["--label_free"]),
+        ("gmp", ["--sensitivity_file", "x.json"]),
+        ("channel", ["--only_1x1"]),
+        ("channel", ["--label_free", "--max-drop", "0.01"]),
+    ],
+)
+def test_options_that_a_method_has_no_use_for_are_refused(method: str, more: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
+    prune.check(parser.parse_args([*base, "--method", method, "--keep", "head"]))
+    with pytest.raises(UserError, match=more[0].replace("-", "[-_]")):
+        prune.check(parser.parse_args([*base, "--method", method, *more]))
+
+
+@pytest.mark.parametrize(
     ("more", "text"),
     [
         (["--no_reconstruct"], "--no_reconstruct leaves out"),
@@ -221,11 +246,14 @@ def test_no_weights_and_no_goal(weights: tuple[Path, Path], tmp_path: Path) -> N
 @pytest.mark.parametrize("method", ["unstructured", "gmp", "2:4"])
 def test_zeros(weights: tuple[Path, Path], tmp_path: Path, method: str) -> None:
     run = tmp_path / "run"
-    done = tiny.run("slim/prune.py", *flags(*weights, run, "--retraining_iters", 2, "--method", method))
+    arguments = flags(*weights, run, "--retraining_iters", 2, "--method", method, "--keep", "classifier")
+    at = arguments.index("--sensitivity")
+    done = tiny.run("slim/prune.py", *arguments[:at], *arguments[at + 2 :])
     assert done.returncode == 0, done.stderr
     model = load(run / "graph")
     part = model.record[-1]["zeros"]
     assert part == pytest.approx(0.5 if method == "2:4" else 0.3, abs=0.02)
+    assert all(t.numpy().all() for name, t in model.tensors() if re.fullmatch(r"classifier.*conv.*weight", name))
     assert any("faster" in note or "TensorRT" in note for note in read_stage(run).notes)
 
 

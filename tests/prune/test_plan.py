@@ -137,6 +137,18 @@ def test_sparsity() -> None:
 def test_sparse_weights_leave_depthwise_out(case: Any) -> None:
     names = sparse_weights(case[0].model)
     assert names and len(sparse_weights(case[0].model, only_1x1=True)) < len(names)
+
+
+def test_sparse_weights_leave_out_what_is_kept(case: Any) -> None:
+    model = case[0].model
+    names = sparse_weights(model)
+    without = sparse_weights(model, keep=("classifier",))
+    assert set(without) == {name for name in names if not name.startswith("classifier.")} < set(names)
+    with pytest.raises(UserError, match="matches no layer") as error:
+        sparse_weights(model, keep=("clasifier",))
+    assert "classifier" in error.value.remedy
+    with pytest.raises(UserError, match="no regular expression"):
+        sparse_weights(model, keep=("(",))
     assert not any(case[0].model.tensor(n).shape[1] == 1 for n in names)
 
 
