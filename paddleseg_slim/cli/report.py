@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from paddleseg_slim.cli import arguments
+from paddleseg_slim.cli import arguments, runner
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import write_text
 from paddleseg_slim.version import __version__
@@ -30,9 +30,13 @@ def run(args: argparse.Namespace) -> int:
     page = Path(args.save_path) if args.save_path else (first if first.is_dir() else first.parent) / "report.html"
     _check_page(page)
     from paddleseg_slim.report.stage import find_stages
-    from paddleseg_slim.report.summary import summarize
+    from paddleseg_slim.report.summary import summarize, unplaced_times
+    from paddleseg_slim.train.logging import setup_logging
 
+    setup_logging()
     summary = summarize(find_stages(args.run_dirs))
+    for sentence in unplaced_times(summary):
+        runner.log("%s", sentence)
     from paddleseg_slim.report import html, markdown
     from paddleseg_slim.report.headline import Headline
     from paddleseg_slim.report.tables import explanation, stage_tables
@@ -46,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     for table in stage_tables(summary, console.width):
         console.print(table)
     console.print(explanation(summary), style="dim", markup=False)
-    sentence = Headline.of(summary).sentence
-    if sentence:
-        console.print(sentence, style="bold", markup=False)
+    headline = Headline.of(summary).sentence
+    if headline:
+        console.print(headline, style="bold", markup=False)
     console.print(f"Report: {page}  ({page.with_suffix('.md').name} beside it)", markup=False, highlight=False)
     if args.open:
         webbrowser.open(page.resolve().as_uri())

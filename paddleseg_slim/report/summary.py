@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.report.stage import Latency, Stage
 
 _FORMATS = {
@@ -115,10 +116,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The table of a run: rows in order, and the setups that any of them was measured in."""
+    """The table of a run.
+
+    Attributes:
+        rows: in order.
+        setups: that any of the rows was measured in.
+        unplaced: names under which models were measured that no row has: their times are not in the table.
+    """
 
     rows: tuple[Row, ...]
     setups: tuple[Setup, ...]
+    unplaced: tuple[str, ...] = ()
 
     @property
     def first(self) -> Row:
@@ -161,6 +169,9 @@ def summarize(stages: Iterable[tuple[Path, Stage]]) -> Summary:
     """Make the table of stages (see `stage.find_stages`).
 
     A stage that only measured (a benchmark) has no row: its times go to the stages they are of.
+
+    Raises:
+        UserError: there are only measurements, of none of these stages.
     """
     found = list(stages)
     by_name = {stage.name: stage for _, stage in found}
@@ -181,7 +192,17 @@ def summarize(stages: Iterable[tuple[Path, Stage]]) -> Summary:
         base_times = measured.get(base.name, {}) if base else {}
         speeds = {setup: _speed(latency, base_times.get(setup), base) for setup, latency in times.items()}
         rows.append(Row(stage, folder, base, size, size_format, speeds))
-    return Summary(tuple(rows), tuple(sorted({setup for row in rows for setup in row.speeds})))
+    unplaced = tuple(name for name in measured if name not in by_name)
+    if not rows:
+        raise UserError(
+            f"There are only measurements{_of(unplaced)}, and no stage that they are of.",
+            "Give the folders of the stages, too; bench NAME=PATH names a model as its stage is called.",
+        )
+    return Summary(tuple(rows), tuple(sorted({setup for row in rows for setup in row.speeds})), unplaced)
+
+
+def _of(names: Sequence[str]) -> str:
+    return f" of {', '.join(names)}" if names else ""
 
 
 def _origin(stage: Stage, stages: Mapping[str, Stage]) -> Stage | None:
@@ -203,8 +224,10 @@ def _speed(latency: Latency, base_latency: Latency | None, base: Stage | None) -
 
 
 def warnings(summary: Summary) -> list[str]:
-    """Sentences that the numbers demand: compressed stages that gained no speed, or lost accuracy unmeasured."""
-    said = []
+    """Sentences that the numbers demand: compressed stages that gained no speed, or lost accuracy unmeasured;
+    and which times are missing, because what was measured has the name of no stage.
+    """
+    said = unplaced_times(summary)
     for row in summary.rows:
         said += [f"{row.stage.name}: {note}" for note in row.stage.notes]
         if row.base is None:
@@ -219,6 +242,16 @@ def warnings(summary: Summary) -> list[str]:
         if row.stage.accuracy and row.base.accuracy and row.stage.accuracy.images != row.base.accuracy.images:
             said.append(f"{row.stage.name}: evaluated on another number of images than {row.base.name}.")
     return said
+
+
+def unplaced_times(summary: Summary) -> list[str]:
+    """A sentence on each of `Summary.unplaced`."""
+    names = ", ".join(row.stage.name for row in summary.rows)
+    return [
+        f"The times of {name} are left out: no stage has this name ({names}). Measure it under its stage's name: "
+        "bench NAME=PATH."
+        for name in summary.unplaced
+    ]
 
 
 def fraction(value: float | None, base: float | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.runs import make_run
+from report.runs import latency, make_run
 
 from paddleseg_slim.cli import runner
 from paddleseg_slim.errors import UserError
@@ -150,6 +150,14 @@ def test_the_command_refuses_a_folder_without_stages(tmp_path):
     assert done.returncode == 2
     assert "holds no stage.json" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_which_times_are_of_no_stage(tmp_path, capsys):
+    make_run(tmp_path)
+    write_stage(tmp_path / "more", Stage("more", "bench", "x", latency=(latency("mine", "openvino", 2.0, 4.0),)))
+    assert runner.main("report", [str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("The times of mine are left out: no stage has this name") == 1
+    assert "The times of mine are left out" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from report.runs import make_run
 from rich.console import Console
 
-from paddleseg_slim.report import Accuracy, Latency, Stage, find_stages
+from paddleseg_slim.errors import UserError
+from paddleseg_slim.report import Accuracy, Latency, Stage, find_stages, markdown
 from paddleseg_slim.report.headline import Headline
 from paddleseg_slim.report.summary import Setup, duration, human, model_size, summarize, warnings
 from paddleseg_slim.report.tables import cells, class_rows, columns, markdown_table, stage_tables
@@ -100,6 +101,21 @@ def test_the_interleaved_measurement_wins():
         rows += [(Path("."), Stage(f"bench{i}", "bench", "x", latency=(item,))) for i, item in enumerate(order)]
         summary = summarize(rows)
         assert summary.last.speeds[summary.setups[0]].latency is together
+
+
+def test_times_of_no_stage_are_told():
+    times = tuple(Latency("ort", "cpu", 1, SHAPE, 2.0, 2.0, stage=name) for name in ("dense", "mine", "yours"))
+    bench = Path("."), Stage("speed", "bench", "x", latency=times)
+    summary = summarize([stage("dense", None, 0.5), bench])
+    assert [row.stage.name for row in summary.rows] == ["dense"]
+    assert summary.unplaced == ("mine", "yours")
+    assert [text.split(":")[0] for text in warnings(summary)] == [
+        "The times of mine are left out",
+        "The times of yours are left out",
+    ]
+    assert "The times of mine are left out" in markdown.render(summary, "", "")
+    with pytest.raises(UserError, match="only measurements of dense, mine, yours"):
+        summarize([bench])
 
 
 def test_the_size_is_that_of_what_one_would_copy():
