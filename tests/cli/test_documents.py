@@ -66,7 +66,9 @@ def test_every_command_of_a_document_is_one_that_exists(words: list[str]) -> Non
             assert (tiny.ROOT / path).exists(), word
     call = called(words)
     if call is not None:
-        verbs.check(Verb(call[0]), call[1], " ".join(words))
+        parsed = verbs.check(Verb(call[0]), call[1], " ".join(words))
+        if call[0] == "eval" and parsed.max_drop is not None:
+            assert parsed.model_path or parsed.source_metrics, "the command refuses --max-drop without a source"
     elif words[0] == "make":
         targets = (tiny.ROOT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{words[1]}:", targets, re.MULTILINE), words
