@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from onnx_files import conv_net
 
@@ -15,6 +16,7 @@ from paddleseg_slim.deploy.benchmark import Candidate
 from paddleseg_slim.deploy.benchmark.measure import options_for
 from paddleseg_slim.deploy.runtimes import NodePrecision, RuntimeOptions, TensorSpec, find_model, load
 from paddleseg_slim.deploy.runtimes.machine import cpu_flags, describe_machine, peak_memory_mb
+from paddleseg_slim.deploy.runtimes.paddle_inference import PaddleRuntime
 from paddleseg_slim.deploy.runtimes.tensorrt_runtime import builder_flags, cache_key, layer_precision, profile_shapes
 from paddleseg_slim.errors import UserError
 
@@ -232,3 +234,27 @@ def test_tensorrt_is_measured_on_the_gpu_for_the_size_and_precision_asked_for() 
     on_cpu = quant_result.options_for("openvino", "int8", 2)
     assert on_cpu == RuntimeOptions(threads=2)
     assert not options_for(Candidate("m", "model.onnx", "openvino", on_cpu), 2, shape).input_shapes
+
+
+class _Asked:
+    """Stands for Paddle's configuration object: keeps what is asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, tuple] = {}
+
+    def __getattr__(self, name: str):
+        return lambda *values, **named: self.calls.update({name: (*values, *named.values())})
+
+
+def test_what_paddle_is_asked_for_tensorrt(monkeypatch) -> None:
+    """On a GPU, as far as it can be told without one; a file of shapes counts before shapes of the input."""
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    shapes = {"img": ((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 32, 32))}
+    for file, asked in ((None, "set_trt_dynamic_shape_info"), ("s.txt", "enable_tuned_tensorrt_dynamic_shape")):
+        runtime, config = PaddleRuntime.__new__(PaddleRuntime), _Asked()
+        runtime._paddle = paddle
+        runtime.options = RuntimeOptions(device="gpu", use_trt=True, input_shapes=shapes, trt_shapes=file)
+        runtime._use_gpu(config)
+        assert set(config.calls) == {"enable_use_gpu", "enable_tensorrt_engine", asked}
+    assert config.calls[asked] == ("s.txt", True)
