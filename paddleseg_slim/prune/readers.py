@@ -25,6 +25,9 @@ RIDGE = 1e-3
 _CONSTANT = 1e-4
 """Part of the mean square of outputs below which their variance is noise."""
 
+_NOTHING = 1e-20
+"""Pull where nothing at all is read, so that there is a solution; it costs `_CONSTANT` of such a reader's variance."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reader:
@@ -77,7 +80,8 @@ def readers_of(
         progress: called with layers done and all.
 
     Returns:
-        group -> its readers in the order of the graph; without layers that share their weight.
+        group -> its readers in the order of the graph; without layers that share their weight, and those that nothing
+        counted depends on.
     """
     model = Running(groups.model, batches_of(images))
     members: dict[str, list[tuple[Group, Member]]] = {}
@@ -85,7 +89,9 @@ def readers_of(
         for member in group.members:
             if not member.writes:
                 members.setdefault(member.parameter, []).append((group, member))
-    layers = [layer for node in model.graph.nodes if (layer := _layer(node, model.graph)) and layer.weight in members]
+    needed = {node.name for node in groups.needed}  # an auxiliary head is not
+    nodes = [node for node in model.graph.nodes if node.name in needed]
+    layers = [layer for node in nodes if (layer := _layer(node, model.graph)) and layer.weight in members]
     found: dict[str, list[Reader]] = {group.name: [] for group in groups.groups}
     for number, layer in enumerate(layers):
         progress(number, len(layers))
@@ -138,8 +144,8 @@ def _reader(model: Running, layer: Patches | ByChannel, weight: np.ndarray) -> R
     xx = moments.products(0.0)[0] + constants * mean[:, :, None] * mean[:, None, :]
     variance = float((weight * (xx @ weight)).sum())
     energy = variance + float(np.square(mean[:, None] @ weight).sum()) * (offset is not None)
-    variance = max(variance, _CONSTANT * energy, 1e-30)
-    pull = RIDGE * np.trace(xx, axis1=1, axis2=2) / xx.shape[1] + 1e-12
+    variance = max(variance, _CONSTANT * energy, _NOTHING / _CONSTANT * float(np.square(weight).sum()), 1e-30)
+    pull = RIDGE * np.trace(xx, axis1=1, axis2=2) / xx.shape[1] + _NOTHING
     covariance = xx + pull[:, None, None] * np.eye(xx.shape[1])
     mean = mean * (offset is not None)
     nobody = np.zeros((0, 1), dtype=np.int64)

@@ -232,6 +232,36 @@ def test_who_cannot_make_up_sees_the_channels_gone(kind: type[nn.Layer]) -> None
     np.testing.assert_allclose(divergence_of(pruned, groups.model), expected, rtol=0.6)
 
 
+class Branches(nn.Layer):
+    """Two convolutions read the first layer's channels, each behind a normalisation; the second one's output counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.norm2 = nn.Conv2D(3, 8, 3), nn.BatchNorm2D(8), nn.BatchNorm2D(8)
+        self.one, self.two = nn.Conv2D(8, 4, 1), nn.Conv2D(8, 4, 1)
+
+    def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        x = self.first(x)
+        one, two = self.one(self.norm(x)), self.two(self.norm2(x))
+        return one + two, two
+
+
+def test_a_layer_that_reads_nothing_does_not_decide() -> None:
+    paddle.seed(0)
+    model = captured(Branches())
+    for name in ("norm2.weight", "norm2.bias"):
+        model.set_tensor(name, np.zeros(8, "float32"))
+    one, two = readers_of(find_groups(model, 20), images())["first"]
+    np.testing.assert_array_equal(elimination([one, two]).argsort(), elimination([one]).argsort())
+    assert elimination([two]).max() < 1e-3
+
+
+def test_a_layer_whose_output_does_not_count_has_no_vote() -> None:
+    paddle.seed(0)
+    groups = find_groups(captured(Branches()), 20, lambda outputs: outputs[1])
+    assert [reader.layer.node.name for reader in readers_of(groups, images())["first"]] == ["two"]
+
+
 def test_a_layer_that_reads_constants_does_not_decide() -> None:
     paddle.seed(0)
     net = nn.Sequential(nn.Conv2D(3, 8, 3), nn.BatchNorm2D(8), nn.ReLU(), nn.Conv2D(8, 4, 1))
