@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.deploy.prepare import model_file
     from paddleseg_slim.deploy.profile import ENGINES, default_shape, profile_model
     from paddleseg_slim.deploy.runtimes import require_engine
+    from paddleseg_slim.train.logging import setup_logging
 
+    setup_logging()
     require_engine(args.engine)
     if args.engine not in ENGINES:
         raise UserError(

@@ -61,6 +61,7 @@ def test_command(files, tmp_path: Path) -> None:
     result = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "more" in result.stdout and "GMACs/s" in result.stdout
+    assert f"The profile is saved in {tmp_path}" in result.stdout
     data = json.loads((tmp_path / "profile.json").read_text())
     assert {"conv0", "conv1", "conv2"} <= {row["name"] for row in data["nodes"]} and data["runs"] == 2
     assert (tmp_path / "profile.png").stat().st_size > 5000
