@@ -148,8 +148,12 @@ def random(group: GroupWeights) -> np.ndarray | None:
 
 def keep_best(scores: np.ndarray, width: int) -> np.ndarray:
     """Ascending indices of the ``width`` channels with the highest scores; among equals the first ones stay."""
-    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    return np.sort(order[:width])
+    return np.sort(removal_order(scores)[::-1][:width])
+
+
+def removal_order(scores: np.ndarray) -> np.ndarray:
+    """Channels from the one that goes first; among equals the last one does."""
+    return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[::-1]
 
 
 def normalised(scores: np.ndarray) -> np.ndarray:

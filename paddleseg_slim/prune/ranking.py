@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.prune.channels import ChannelGroups, Group, Member
-from paddleseg_slim.prune.criteria import CRITERIA, GroupWeights, keep_best, normalised, ranking_curve
+from paddleseg_slim.prune.criteria import CRITERIA, GroupWeights, keep_best, normalised, ranking_curve, removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 
 
@@ -93,7 +93,7 @@ def ranking_curves(
         same_scale = values if criterion in ("opt_slim", "obs") else normalised(values)
         curve = ranking_curve(same_scale)
         kept = list(range(len(values) - 1, 0, -1))
-        order = np.argsort(values, kind="stable").tolist()
+        order = removal_order(values).tolist()
         table[name] = GroupCurve(len(values), kept, [float(curve[k]) for k in kept], order)
     return Curves("ranking", criterion, 1.0, 0, table, dict(fingerprint or {}))
 

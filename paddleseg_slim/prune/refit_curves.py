@@ -24,6 +24,7 @@ from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import Value, extract, fix_size
 from paddleseg_slim.graph.run import Plan
 from paddleseg_slim.prune.channels import ChannelGroups
+from paddleseg_slim.prune.criteria import removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.gates import Gate, insert_gates
 from paddleseg_slim.prune.readers import Reader
@@ -141,7 +142,7 @@ def refit_curves(
         UserError: ``state`` is of another analysis.
     """
     names = [group.name for group in groups.groups if group.name in scores]
-    order = {name: np.argsort(scores[name], kind="stable") for name in names}
+    order = {name: removal_order(scores[name]) for name in names}
     kept = {name: kept_at(groups.by_name[name].width, ratios) for name in names}
     points = {name: _points(groups, name, readers[name], order[name], kept[name]) for name in names}
     made_up: dict[str, list[str]] = {}

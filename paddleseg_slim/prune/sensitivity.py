@@ -26,7 +26,7 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import atomic_file
 from paddleseg_slim.graph.executor import Executor
 from paddleseg_slim.prune.channels import ChannelGroups
-from paddleseg_slim.prune.criteria import keep_best
+from paddleseg_slim.prune.criteria import keep_best, removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.divergence import Counts, WithDivergence, calibrated
 from paddleseg_slim.prune.stages import Stages
@@ -222,7 +222,7 @@ def _curves(
     table = {}
     for name, widths in kept.items():
         own = [float(losses[index[name, k] - 1]) for k in widths]
-        order = np.argsort(scores[name], kind="stable").tolist()
+        order = removal_order(scores[name]).tolist()
         table[name] = GroupCurve(groups.by_name[name].width, list(widths), own, order)
     return Curves(mode, baseline.primary, float(baseline.score), images, table, fingerprint)
 

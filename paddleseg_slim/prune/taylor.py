@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 
 from paddleseg_slim.graph.run import Plan
 from paddleseg_slim.prune.channels import ChannelGroups
+from paddleseg_slim.prune.criteria import removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.gates import Gate, insert_gates
 
@@ -118,7 +119,7 @@ def taylor_curves(
     for group in groups.groups:
         if group.name not in scores:
             continue
-        order = np.argsort(scores[group.name], kind="stable")
+        order = removal_order(scores[group.name])
         per_image = np.cumsum(gradients[group.name][:, order], axis=1)
         images = len(per_image)
         losses = 0.5 * np.square(per_image).mean(axis=0)

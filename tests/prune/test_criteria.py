@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.prune.criteria import CRITERIA, GroupWeights, keep_best, ranking_curve
+from paddleseg_slim.prune.criteria import CRITERIA, GroupWeights, keep_best, ranking_curve, removal_order
 
 RANDOM = np.random.default_rng(0)
 FILTERS = RANDOM.standard_normal((6, 10)).astype("float32")
@@ -61,4 +61,5 @@ def test_unknown_name_has_a_remedy() -> None:
 def test_keep_best_and_ranking() -> None:
     scores = np.array([3.0, 1.0, 2.0, 1.0])
     assert keep_best(scores, 3).tolist() == [0, 1, 2]  # among equals the first stays
+    assert removal_order(scores).tolist() == [3, 1, 2, 0]  # what stays of it is what keep_best keeps
     assert ranking_curve(scores).tolist() == [7.0, 4.0, 2.0, 1.0, 0.0]

@@ -16,6 +16,7 @@ from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune import patches as patches_module
 from paddleseg_slim.prune import refit_curves as refit_curves_module
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
+from paddleseg_slim.prune.criteria import keep_best
 from paddleseg_slim.prune.elimination import elimination, eliminations
 from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.readers import Reader, readers_of
@@ -230,6 +231,18 @@ def test_who_cannot_make_up_sees_the_channels_gone(kind: type[nn.Layer]) -> None
     pruned = cut(groups, {"first": keep})
     reconstruct(pruned, groups.model, images(), pruned.record[-1]["kept"])
     np.testing.assert_allclose(divergence_of(pruned, groups.model), expected, rtol=0.6)
+
+
+def test_points_remove_what_is_cut_among_equals(twins: ChannelGroups, readers: dict[str, list[Reader]]) -> None:
+    importance = {"first": np.array([1.0, 2, 0, 0, 0, 2, 0, 1])}
+    curve = refit_curves(twins, importance, readers, images(2), ratios=(0.25, 0.5)).groups["first"]
+    ranked = ranking_curves(twins, importance, "obs").groups["first"]
+    for kept in (6, 4):
+        assert sorted(curve.order[-kept:]) == keep_best(importance["first"], kept).tolist()
+    assert ranked.order == curve.order
+    other = {"first": np.array([1.0, 2, 0.2, 0.1, 0, 2, 0, 1])}  # 4 and 6 go, then 2 and 3, without ties
+    same = refit_curves(twins, other, readers, images(2), ratios=(0.25, 0.5)).groups["first"]
+    np.testing.assert_allclose(same.losses, curve.losses)
 
 
 class Branches(nn.Layer):
