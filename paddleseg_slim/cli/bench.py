@@ -220,11 +220,10 @@ def _preprocessing(models: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _described_folders(models: Sequence[str]) -> list[Path]:
-    from paddleseg_slim.deploy.description import FILE_NAME
+    from paddleseg_slim.deploy.description import find_description
 
-    paths = [Path(arguments.named(text)[1]) for text in models]
-    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    return [folder for folder in folders if (folder / FILE_NAME).is_file()]
+    described = [find_description(arguments.named(text)[1]) for text in models]
+    return list(dict.fromkeys(path.parent for path in described if path is not None))
 
 
 def _notes(result: BenchResult) -> list[str]:

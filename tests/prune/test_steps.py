@@ -29,7 +29,7 @@ def analysis(folder: Path, *flags: str) -> Analysis:
     groups = find_groups(captured(nn.Sequential(nn.Conv2D(3, 8, 3), nn.ReLU(), nn.Conv2D(8, 2, 1))), 20)
     task: Any = SimpleNamespace(val_dataset=lambda: [{"img": image[0]} for image in images(2)])
     config: Any = SimpleNamespace(to_dict=dict, batch_size=1)
-    return Analysis(args, config, task, folder, groups)
+    return Analysis(args, config, task, folder, groups, threads=1)
 
 
 def test_a_ranking_is_found_again_on_resuming(tmp_path: Path) -> None:
