@@ -151,6 +151,8 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
     ("method", "more"),
     [
         ("unstructured", ["--target-params", "1M"]),
+        ("unstructured", ["--align", "4"]),
+        ("gmp", ["--no_reconstruct"]),
         ("gmp", ["--target-latency", "3"]),
         ("2:4", ["--max-drop", "0"]),
         ("gmp", ["--limit", "head=0.5"]),
