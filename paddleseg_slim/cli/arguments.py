@@ -128,6 +128,23 @@ def at_least(args: argparse.Namespace, **limits: int) -> None:
             raise UserError(f"--{name} is {value}.", f"Give {limit} or more.")
 
 
+def no_onednn(flag: str) -> UserError:
+    """The error for ``flag``, with which oneDNN was to be turned off on the CPU."""
+    return UserError(f"{flag} false would only make the CPU five times slower.", "Leave it out.")
+
+
+def check_shape(given: Sequence[int]) -> None:
+    """Check the lengths of ``--input_shape``, none for what the model says.
+
+    Raises:
+        UserError: there are neither four nor two, or one is below 1.
+    """
+    if given and len(given) not in (2, 4):
+        raise UserError(f"--input_shape has {len(given)} numbers.", "Give N C H W, or H W.")
+    if any(side < 1 for side in given):
+        raise UserError(f"--input_shape is {' '.join(map(str, given))}.", "Give lengths of 1 or more.")
+
+
 def check_folder(path: str, flag: str = "--save_dir") -> Path:
     """Return ``path``, which ``flag`` gave, as an existing, writable folder, made if needed.
 

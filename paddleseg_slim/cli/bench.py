@@ -23,7 +23,6 @@ HELP = "measure the latency of exported models in the engines that are installed
 PRESETS = {"tutorial": (1, 3, 1024, 2048)}
 """Input shapes by name: ``tutorial`` is that of PaddleSeg's tables."""
 
-_FALLBACK = (1, 3, 512, 512)
 _TURNS = ("threads", "warmup", "repeats", "max_repeats", "block", "interval", "seed")
 
 
@@ -148,22 +147,19 @@ def _input_shape(args: argparse.Namespace) -> tuple[int, ...]:
     if args.input_shape and args.preset:
         raise UserError("--input_shape and --preset are both given.", "Give one of them.")
     given: Sequence[int] = args.input_shape or PRESETS.get(args.preset, ())
+    arguments.check_shape(given)
     if len(given) == 2:
         given = (1, 3, *given)
-    if given and len(given) != 4:
-        raise UserError(f"--input_shape has {len(given)} numbers.", "Give N C H W, or H W.")
-    shape = tuple(given) or _described(args.models)
+    shape = tuple(given) or _described(args.models[0])
     return (args.batch, *shape[1:]) if args.batch else shape
 
 
-def _described(models: Sequence[str]) -> tuple[int, ...]:
-    from paddleseg_slim.deploy.description import read_deploy
+def _described(model: str) -> tuple[int, ...]:
+    from paddleseg_slim.deploy.description import FREE_SHAPE, find_description, read_deploy
 
-    described = _described_folders(models[:1])
-    if not described:
-        return _FALLBACK
-    sides = read_deploy(described[0])[0].input_shape or [-1] * 4
-    return tuple(side if side > 0 else default for side, default in zip(sides, _FALLBACK))
+    description = find_description(arguments.named(model)[1])
+    sides = (description and read_deploy(description)[0].input_shape) or FREE_SHAPE
+    return tuple(side if side > 0 else free for side, free in zip(sides, FREE_SHAPE))
 
 
 def _images(args: argparse.Namespace, shape: tuple[int, ...]) -> list[np.ndarray] | None:

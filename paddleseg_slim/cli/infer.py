@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return _collect_shapes(args, pictures)
     predictor = Predictor(args.config, args.engine, _options(args))
     if args.enable_mkldnn is False and predictor.engine == "paddle" and args.device == "cpu":
-        raise UserError("--enable_mkldnn false would only make the CPU five times slower.", "Leave it out.")
+        raise arguments.no_onednn("--enable_mkldnn")
     if args.with_argmax and predictor.deploy.task != "segmentation":
         raise UserError("--with_argmax: the model is a classifier.", "Leave it out.")
     if args.print_detail:

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         )
     arguments.at_least(args, runs=1, top=1, threads=0)
     given = tuple(args.input_shape or ())
-    _check_shape(given)
+    arguments.check_shape(given)
     if args.save_dir:
         arguments.check_folder(args.save_dir)
     with tempfile.TemporaryDirectory() as work:
@@ -57,10 +57,3 @@ def run(args: argparse.Namespace) -> int:
         profile.save(args.save_dir)
         runner.log("The profile is saved in %s.", Path(args.save_dir))
     return 0
-
-
-def _check_shape(given: tuple[int, ...]) -> None:
-    if given and len(given) not in (2, 4):
-        raise UserError(f"--input_shape has {len(given)} numbers.", "Give N C H W, or H W.")
-    if any(side < 1 for side in given):
-        raise UserError(f"--input_shape is {' '.join(map(str, given))}.", "Give lengths of 1 or more.")

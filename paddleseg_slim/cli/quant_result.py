@@ -144,7 +144,7 @@ class Results:
         )
 
     def _evaluate_file(self, model: GraphLayer, engine: str, notes: list[str]) -> Metrics:
-        runtime = load(self.folder / "model.onnx", engine, options_for(engine, "int8", self.threads))
+        runtime = load(self.folder / "model.onnx", engine, engine_options(engine, "int8", self.threads))
         info = runtime.describe()
         notes.append(_precision_line(info))
         forward = runtime_forward(runtime, len(self.task.class_names()))
@@ -208,7 +208,7 @@ class Results:
         precisions = {"quantized": "int8", FLOAT: "fp16"}
         candidates = [
             benchmark.Candidate(
-                name, folder / "model.onnx", engine, options_for(engine, precisions[name], self.threads)
+                name, folder / "model.onnx", engine, engine_options(engine, precisions[name], self.threads)
             )
             for engine in engines
             for name, folder in folders.items()
@@ -254,7 +254,7 @@ def need_onnx() -> None:
         raise UserError("The package onnx is not installed.", "Install it: pip install 'paddleseg_slim[onnx]'")
 
 
-def options_for(engine: str, precision: str, threads: int) -> RuntimeOptions:
+def engine_options(engine: str, precision: str, threads: int) -> RuntimeOptions:
     """How a file of a quantization runs: TensorRT on the GPU in ``precision``; on the CPU the file says it itself."""
     if engine == "tensorrt":
         return RuntimeOptions(device="gpu", precision=precision, threads=threads)

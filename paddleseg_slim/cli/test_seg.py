@@ -134,7 +134,7 @@ def _options(args: argparse.Namespace, folder: Path) -> RuntimeOptions:
     if on_gpu and args.use_mkldnn:
         raise UserError("--use_mkldnn is for the CPU.", "Leave it out, or give --device CPU.")
     if args.use_mkldnn is False and not on_gpu:
-        raise UserError("--use_mkldnn false would only make the CPU five times slower.", "Leave it out.")
+        raise arguments.no_onednn("--use_mkldnn")
     if args.precision == "int8" and not on_gpu:
         raise UserError(
             "Paddle Inference runs no int8 on the CPU.",
@@ -206,15 +206,16 @@ def _described(args: argparse.Namespace, file: Path) -> Deploy:
     Raises:
         UserError: they contradict each other, or the model is no segmentation.
     """
-    from paddleseg_slim.deploy.description import Deploy, read_deploy
+    from paddleseg_slim.deploy.description import Deploy, find_description, read_deploy
     from paddleseg_slim.deploy.infer import preprocessing
 
     folder, name = file.parent, args.dataset or "human"
     by_name = Deploy(model=file.name, transforms=DATASETS[name])
-    if not any((folder / known).is_file() for known in ("deploy.yaml", "inference.yml")):
+    description = find_description(folder)
+    if description is None:
         runner.log("%s has no deploy.yaml: the picture is prepared as for --dataset %s.", folder, name)
         return by_name
-    deploy = read_deploy(folder)[0]
+    deploy = read_deploy(description)[0]
     if deploy.task != "segmentation":
         raise UserError(f"The model in {folder} is a classifier.", "Run it with paddleseg-slim infer.")
     ours, theirs = (preprocessing(item, folder).describe()["transforms"] for item in (deploy, by_name))

@@ -19,6 +19,9 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import write_text
 
 FILE_NAME = "deploy.yaml"
+FREE_SHAPE = (1, 3, 512, 512)
+"""What is run where neither the user nor the model says a length."""
+
 FILE_NAMES = (FILE_NAME, "inference.yml")
 """What a description may be called; the second is FastDeploy's name."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from paddleseg_slim.deploy.description import find_description, read_deploy
+from paddleseg_slim.deploy.description import FREE_SHAPE, find_description, read_deploy
 from paddleseg_slim.deploy.onnx_cost import OnnxNodeCost, input_sides, onnx_costs
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, find_model, load
 from paddleseg_slim.errors import UserError
@@ -22,7 +22,6 @@ from paddleseg_slim.files import atomic_file, write_json
 ENGINES = ("onnxruntime", "openvino")
 """The engines that tell the time of single nodes."""
 
-_FREE = (1, 3, 512, 512)
 _HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 _ENGINE_MARKS = re.compile(r"(_nchwc|_token_\d+|/WithoutBiases|/sink_port_\d+|_original|_nhwc|_kernel_time)+$")
 
@@ -135,7 +134,7 @@ def default_shape(file: Path, source: str | os.PathLike[str]) -> tuple[int, ...]
     own = input_sides(file)
     description = find_description(source)
     described = read_deploy(description)[0].input_shape if description else []
-    sides = zip_longest(own, described[: len(own)], _FREE[: len(own)], fillvalue=-1)
+    sides = zip_longest(own, described[: len(own)], FREE_SHAPE[: len(own)], fillvalue=-1)
     return tuple(next((side for side in choices if side > 0), 1) for choices in sides)
 
 

@@ -227,11 +227,11 @@ print("threads", ctypes.CDLL(library).omp_get_max_threads())
 def test_tensorrt_is_measured_on_the_gpu_for_the_size_and_precision_asked_for() -> None:
     shape = (1, 3, 1024, 2048)
     for precision in ("int8", "fp16"):
-        candidate = Candidate("m", "model.onnx", "tensorrt", quant_result.options_for("tensorrt", precision, 2))
+        candidate = Candidate("m", "model.onnx", "tensorrt", quant_result.engine_options("tensorrt", precision, 2))
         options = options_for(candidate, 2, shape)
         assert (options.device, options.precision) == ("gpu", precision) and "FP16" in builder_flags(precision)
         assert profile_shapes(TensorSpec("x", "float32", (-1, 3, -1, -1)), options.input_shapes) == (shape,) * 3
-    on_cpu = quant_result.options_for("openvino", "int8", 2)
+    on_cpu = quant_result.engine_options("openvino", "int8", 2)
     assert on_cpu == RuntimeOptions(threads=2)
     assert not options_for(Candidate("m", "model.onnx", "openvino", on_cpu), 2, shape).input_shapes
 
