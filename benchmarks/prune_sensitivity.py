@@ -31,15 +31,15 @@ from paddleseg_slim.cli.subset import evenly_spread
 from paddleseg_slim.deploy.executor import executor
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.files import write_json
-from paddleseg_slim.graph import Executor, GraphLayer, PaddleExecutor, capture, load
+from paddleseg_slim.graph import Executor, GraphLayer, capture, load
 from paddleseg_slim.graph.part import extract
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
 from paddleseg_slim.prune.criteria import keep_best
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.gates import insert_gates
 from paddleseg_slim.prune.ranking import scores
-from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_IMAGES, FAST_RATIOS, Data, analyse
-from paddleseg_slim.prune.stages import Stages
+from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_IMAGES, FAST_RATIOS, TOGETHER, Data, analyse
+from paddleseg_slim.prune.tails import find_tails
 from paddleseg_slim.prune.taylor import TAYLOR_IMAGES, gate_gradients, taylor_curves
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.train.evaluate import batches
@@ -50,7 +50,7 @@ def data_of(task: Any, samples: Any, batch_size: int) -> Data:
     def read(start: int) -> Iterator[Any]:
         return islice(batches(samples, batch_size, 1), start, None)
 
-    return Data(read, -(-len(samples) // batch_size), task.accumulator, task.logits)
+    return Data(read, -(-len(samples) // batch_size), task.accumulator, task.logits, batch_size)
 
 
 def brute_force(
@@ -81,8 +81,9 @@ def brute_force(
 
 def image_runs(groups: ChannelGroups, data: Data, points: list[tuple[str, int]], images: int) -> float:
     """Full runs of the model for one image that measuring ``points`` is worth, by multiply-accumulates."""
-    stages = Stages(groups, sorted({name for name, _ in points}), PaddleExecutor(), data.outputs)
-    return images * (1 + sum(stages.point_macs(name) for name, _ in points) / stages.macs)
+    macs = {tail.group: tail.macs for tail in find_tails(groups, {name for name, _ in points}, data.outputs)}
+    whole = sum(groups.node_macs(node) for node in groups.model.eval_graph.nodes)
+    return images * (1 + sum(macs[name] for name, _ in points) / whole)
 
 
 def correlation(exact: Curves, other: Curves) -> dict[str, float]:
@@ -131,7 +132,7 @@ class Subject:
         groups: of the model.
         importance: of their channels.
         images: how many `exact` and brute force look at.
-        batch_size: of all that look at batches.
+        batch_size: of brute force.
         engine: of brute force, with all threads; ``alone`` has one of them for each of the ``workers``.
     """
 
@@ -156,9 +157,9 @@ class Subject:
         importance = scores(groups, "l1_norm")
         return cls(task, groups, importance, len(samples), args.batch_size, engine, alone, workers)
 
-    def data(self, count: int) -> Data:
+    def data(self, count: int, batch_size: int = TOGETHER) -> Data:
         """``count`` images of the validation set in batches."""
-        return data_of(self.task, evenly_spread(self.task.val_dataset(), count), self.batch_size)
+        return data_of(self.task, evenly_spread(self.task.val_dataset(), count), batch_size)
 
     def taylor(self) -> Curves:
         few = evenly_spread(self.task.val_dataset(), TAYLOR_IMAGES)
@@ -197,7 +198,7 @@ def compared(subject: Subject, exact: Curves, count: int) -> Brute:
     every = points_of(exact)
     sample = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, count).astype(int))]
     found, spent = brute_force(
-        subject.groups, subject.data(subject.images), subject.engine, subject.importance, sample
+        subject.groups, subject.data(subject.images, subject.batch_size), subject.engine, subject.importance, sample
     )  # fmt: skip
     gaps = []
     for (name, kept), score in found.items():

@@ -18,7 +18,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +119,11 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     import paddle
 
     from paddleseg_slim.deploy.executor import executor
-    from paddleseg_slim.graph import PaddleExecutor, capture
+    from paddleseg_slim.graph import capture
     from paddleseg_slim.prune.channels import find_groups
     from paddleseg_slim.prune.ranking import scores
-    from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_RATIOS, Data, analyse
-    from paddleseg_slim.prune.stages import Stages
+    from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_RATIOS, analyse
+    from paddleseg_slim.prune.tails import find_tails
 
     with np.load(args.folder / "weights.npz") as arrays:
         model.set_state_dict({name: paddle.to_tensor(arrays[name]) for name in arrays})
@@ -134,22 +133,18 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     names = [name for name, layers in made.items() if layers & set(settings["layers"])]
     importance = {name: score for name, score in scores(groups, "l1_norm").items() if name in names}
 
-    def read(start: int) -> Iterator[dict[str, np.ndarray]]:
-        return iter(batches[start:])
-
-    data = Data(read, len(batches), task.accumulator, task.logits)
     images = sum(len(batch["img"]) for batch in batches)
     theirs = json.loads((args.folder / "peer.json").read_text(encoding="utf-8"))
     rows = {"PaddleSlim": (theirs["seconds_a_point"], float(images))}
-    few = Data(lambda start: iter(_first(batches, args.fast_images)[start:]), 1, task.accumulator, task.logits)
-    stages = Stages(groups, names, PaddleExecutor(), task.logits)
-    share = float(np.mean([stages.point_macs(name) for name in names])) / stages.macs
+    whole = sum(groups.node_macs(node) for node in groups.model.eval_graph.nodes)
+    share = float(np.mean([tail.macs for tail in find_tails(groups, names, task.logits)])) / whole
     for mode, source, ratios, taken in (
-        ("exact", data, EXACT_RATIOS, images),
-        ("fast", few, FAST_RATIOS, args.fast_images),
+        ("exact", batches, EXACT_RATIOS, images),
+        ("fast", _first(batches, args.fast_images), FAST_RATIOS, args.fast_images),
     ):
+        data = _data_of(source, task)
         began = time.perf_counter()
-        analyse(groups, importance, source, executor("onnxruntime", 1), mode=mode, ratios=ratios, workers=args.threads)
+        analyse(groups, importance, data, executor("onnxruntime", 1), mode=mode, ratios=ratios, workers=args.threads)
         seconds = (time.perf_counter() - began) / (len(names) * len(ratios))
         rows[mode] = (seconds, taken * share)
     print(f"{settings['type']}: {len(names)} groups of {len(groups.groups)}, {images} images")
@@ -161,6 +156,18 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
 def _first(batches: list[dict[str, np.ndarray]], images: int) -> list[dict[str, np.ndarray]]:
     whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     return [{key: array[:images] for key, array in whole.items()}]
+
+
+def _data_of(batches: list[dict[str, np.ndarray]], task: Any) -> Any:
+    """The same images in the batches that the analysis runs."""
+    from paddleseg_slim.prune.sensitivity import TOGETHER, Data
+
+    few = [
+        {key: array[start : start + TOGETHER] for key, array in batch.items()}
+        for batch in batches
+        for start in range(0, len(batch["img"]), TOGETHER)
+    ]
+    return Data(lambda start: iter(few[start:]), len(few), task.accumulator, task.logits, TOGETHER)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from paddleseg_slim.prune.sensitivity import (
     EXACT_RATIOS,
     FAST_IMAGES,
     FAST_RATIOS,
+    TOGETHER,
     Data,
     analyse,
     weights_fingerprint,
@@ -176,20 +177,20 @@ class Analysis:
             state.unlink(missing_ok=True)
         if mode == "refit":
             return self._refit_curves(importance, fingerprint, state)
-        size = self.args.batch_size or self.config.batch_size
+        size = min(self.args.batch_size or self.config.batch_size, TOGETHER)
         total = -(-len(range(rank, len(self.samples), world)) // size)
 
         def read(start: int) -> Iterator[Any]:
             return islice(batches(self.samples, size, self.args.num_workers, rank, world), start, None)
 
         accumulator = DivergenceCounts if self.args.label_free else self.task.accumulator
-        data = Data(read, total, accumulator, self.task.logits)
+        data = Data(read, total, accumulator, self.task.logits, size)
         engine, workers = evaluation.best_executor(self.args.eval_engine), 1
         if engine.name == "onnxruntime":  # points side by side use the cores better than threads in small layers
             batches_that_fit = images_that_fit(self.groups.model, (1, *self.samples[0]["img"].shape)) // size
             workers = max(1, min(self.threads, batches_that_fit))
             engine = evaluation.best_executor(engine.name, threads=self.threads - workers + 1)
-        with Progress(total, "[SENSITIVITY]") as progress:
+        with Progress(100, "[SENSITIVITY] %") as bar:
             return analyse(
                 self.groups,
                 importance,
@@ -199,7 +200,7 @@ class Analysis:
                 ratios=EXACT_RATIOS if mode == "exact" else FAST_RATIOS,
                 state=state,
                 fingerprint=fingerprint,
-                progress=lambda done, _: progress.step(done - progress.done),
+                progress=lambda n, of: bar.step(100 * n // of - bar.done),
                 workers=workers,
                 rank=rank,
                 world=world,

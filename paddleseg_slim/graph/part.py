@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -67,12 +67,28 @@ def split(graph: Graph, changed: Iterable[Value]) -> tuple[Graph, Graph]:
     cheap = cheap_values(graph)
     again = {value for node in graph.dependents(changed) for value in node.output_values()} | cheap
     needed = [value for value in graph.output_values() if value in again - cheap or value in activations]
-    stop = [value for value in graph.values() if value not in again] + activations
-    frontier = dict.fromkeys(activations)
-    for node in graph.ancestors(needed, stop):
-        frontier.update(dict.fromkeys(value for value in node.input_values() if value not in again))
-    given = [value for value in frontier if graph.parameter_name(value) is None]
+    given = list(dict.fromkeys([*activations, *_frontier(graph, needed, again.difference(activations))]))
     return extract(graph, graph.inputs, given), extract(graph, given, needed)
+
+
+def part_behind(graph: Graph, nodes: Iterable[Node], output: Value) -> Graph | None:
+    """The part of ``graph`` from these nodes to ``output``, of what depends on them alone; None where nothing does.
+
+    Its inputs are the values that it reads from the rest, by name; what is computed from parameters or from shapes
+    alone is in it as well.
+    """
+    made = [value for node in nodes for value in node.output_values()]
+    depends = set(made) | {value for node in graph.dependents(made) for value in node.output_values()}
+    if output not in depends:
+        return None
+    return extract(graph, _frontier(graph, [output], depends | cheap_values(graph)), [output])
+
+
+def _frontier(graph: Graph, wanted: Iterable[Value], inside: Collection[Value]) -> list[Value]:
+    """Values outside of ``inside``, no parameters, that ``wanted`` are computed from by what is inside."""
+    stop = [value for value in graph.values() if value not in inside]
+    read = dict.fromkeys(value for node in graph.ancestors(wanted, stop) for value in node.input_values())
+    return [value for value in read if value not in inside and graph.parameter_name(value) is None]
 
 
 def cheap_values(graph: Graph) -> set[Value]:

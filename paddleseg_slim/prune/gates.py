@@ -9,7 +9,7 @@ and GroupNorm take statistics of the others. A gate is an extra input of the gra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,10 +64,12 @@ class GatedGraph:
     Attributes:
         graph: its inputs are those of the original, then the gates.
         gates: in the order of the extra inputs.
+        masks: (name of an input of the original, gate): by what that input is to be multiplied before it is fed.
     """
 
     graph: Graph
     gates: tuple[Gate, ...]
+    masks: tuple[tuple[str, Gate], ...] = ()
 
     def feeds(self, alive: np.ndarray, gates: Iterable[Gate] | None = None) -> dict[str, np.ndarray]:
         """Arrays by input name for all gates, or for the given ones."""
@@ -180,7 +182,8 @@ def insert_gates(
     names: Iterable[str] | None = None,
     key: str = "eval",
     part: Graph | None = None,
-    free: Mapping[str, Collection[str]] | None = None,
+    free: Callable[[Read], Collection[str]] = lambda read: (),
+    mask_inputs: bool = False,
 ) -> GatedGraph:
     """A copy of one graph of the model with gates for the named groups, or for all.
 
@@ -189,13 +192,17 @@ def insert_gates(
         names: of the groups.
         key: ``eval`` or ``train``.
         part: gate this part of the graph (`graph.part.extract`) and not all of it.
-        free: node -> groups that it needs no gate for.
+        free: the groups that a place needs no gate for.
+        mask_inputs: inputs of the graph that a gate would multiply are left to the caller: `GatedGraph.masks`. What
+            else reads such an input then sees zeros as well, in channels that nobody reads ungated.
     """
     whole = groups.model.eval_graph if key == "eval" else groups.model.train_graph
     graph = (whole if part is None else part).clone()
     wanted = None if names is None else set(names)
     build, nodes = _Builder(graph), {node.name: node for node in graph.nodes}
+    given = {value.name for value in graph.inputs} if mask_inputs else set()
     gates: list[Gate] = []
+    masks: list[tuple[str, Gate]] = []
     made: dict[tuple[Value, str, bytes], Value] = {}
     for read in groups.walk.reads:
         node = nodes.get(read.node) if read.graph == key else None
@@ -205,7 +212,11 @@ def insert_gates(
         gate = _gate(groups, build, node, read, x)
         if not gate.groups or (wanted is not None and not gate.groups & wanted):
             continue
-        if free and gate.groups <= set(free.get(read.node, ())):
+        if gate.groups <= set(free(read)):
+            continue
+        if read.kind == "zero" and x.name in given:
+            if not any(name == x.name and np.array_equal(mask.components, gate.components) for name, mask in masks):
+                masks.append((x.name, gate))
             continue
         norm = read.kind not in _OPS
         same = (x, read.kind if not norm else read.node, gate.components.tobytes())
@@ -220,4 +231,4 @@ def insert_gates(
         node.inputs[read.argument] = made[same]
     build.finish()
     graph.check()
-    return GatedGraph(graph, tuple(gates))
+    return GatedGraph(graph, tuple(gates), tuple(masks))

@@ -155,7 +155,8 @@ def refit_curves(
     sums = _known(state, stamp)
     for number, few in enumerate(batches):
         batch = np.concatenate(few)
-        gated = insert_gates(groups, names, part=fix_size(groups.model.eval_graph, [batch.shape]), free=made_up)
+        part = fix_size(groups.model.eval_graph, [batch.shape])
+        gated = insert_gates(groups, names, part=part, free=lambda read: made_up.get(read.node, ()))
         model = Running(groups.model, [batch], gated.graph, gated.feeds(groups.keep({})))
         logits = model.graph.outputs if groups.pick is None else groups.pick(model.graph.outputs)
         untouched = F.log_softmax(model.value(logits)[0], axis=1)

@@ -1,8 +1,8 @@
 """How much each group matters: the metric with a part of its channels gated, for every group and ratio.
 
 Batches are the outer loop, groups and ratios the inner one. A batch is read and prepared once, and for every point only
-the stages of the model that its gates change run again (`stages`), several points at a time. The metric's counts add up
-over batches, and counts and batch number are all that is stored, so a killed analysis goes on where it was.
+what depends on its group runs again (`tails`), several groups at a time. The metric's counts add up over batches, and
+counts and batch number are all that is stored, so a killed analysis goes on where it was.
 
 ``exact`` measures the task's metric on all data. ``fast`` measures how far the outputs move on a few images, which
 ranks the groups as well, and brings that to the metric's scale (`divergence.calibrated`).
@@ -29,11 +29,14 @@ from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import keep_best, removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.divergence import Counts, WithDivergence, calibrated
-from paddleseg_slim.prune.stages import Stages
+from paddleseg_slim.prune.tails import OUTPUT, Head, Points, find_tails, rounds_of
 
 EXACT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FAST_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 FAST_IMAGES = 16
+TOGETHER = 4
+"""Images of a batch: of more, the activations leave the processor's caches."""
+
 _SAVE_EVERY_SECONDS = 20.0
 
 
@@ -46,22 +49,28 @@ class Data:
         count: how many batches there are.
         accumulator: makes an empty metric.
         outputs: picks from the model's outputs (or the values that stand for them) what the metric is of.
-        fingerprint: changes when the data does.
+        batch_size: most images of a batch, for the memory that is set aside.
     """
 
     batches: Callable[[int], Iterator[Mapping[str, Any]]]
     count: int
     accumulator: Callable[[], Counts]
     outputs: Callable[[Any], Any]
-    fingerprint: str = ""
+    batch_size: int
 
 
 class _State:
-    """Counts of every point so far, on disk."""
+    """Counts of every point so far, on disk.
+
+    Attributes:
+        counts: ``[points + 1, ...]``, the untouched model's first.
+        images: that were looked at.
+        batches: that were looked at, of all rounds.
+    """
 
     def __init__(self, path: Path | None, fingerprint: str, shape: tuple[int, ...], dtype: Any) -> None:
         self.path, self.fingerprint = path, fingerprint
-        self.counts, self.images, self.batch = np.zeros(shape, dtype), 0, 0
+        self.counts, self.images, self.batches = np.zeros(shape, dtype), 0, 0
         self._saved = time.monotonic()
         if path is not None and path.is_file():
             self._load(path)
@@ -70,7 +79,7 @@ class _State:
         try:
             with np.load(path, allow_pickle=False) as data:
                 known, counts = str(data["fingerprint"]), data["counts"]
-                images, batch = int(data["images"]), int(data["batch"])
+                images, batches = int(data["images"]), int(data["batches"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged: {error}", "Delete it to measure again.") from error
         if known != self.fingerprint or counts.shape != self.counts.shape:
@@ -78,7 +87,7 @@ class _State:
                 f"{path} is of an analysis with other weights, data or settings.",
                 "Delete it to measure again, or give another --save_dir.",
             )
-        self.counts, self.images, self.batch = counts, images, batch
+        self.counts, self.images, self.batches = counts, images, batches
 
     def save(self, force: bool = False) -> None:
         """Write it, at most every few seconds."""
@@ -86,7 +95,7 @@ class _State:
             return
         with atomic_file(self.path) as temporary, open(temporary, "wb") as stream:
             np.savez(
-                stream, fingerprint=self.fingerprint, counts=self.counts, images=self.images, batch=self.batch
+                stream, fingerprint=self.fingerprint, counts=self.counts, images=self.images, batches=self.batches
             )  # fmt: skip
         self._saved = time.monotonic()
 
@@ -142,8 +151,8 @@ def analyse(
         ratios: parts of a group's channels that are removed.
         state: file in which the analysis is kept while it runs; removed at its end.
         fingerprint: what the result is valid for.
-        progress: called with points done and all.
-        workers: points that run at a time; the executor should then use that many fewer threads.
+        progress: called with batches done and all, of all rounds.
+        workers: groups whose points run at a time; the executor should then use that many fewer threads.
         rank, world: which share of the batches this process takes.
         total: sums an array over the processes.
 
@@ -154,20 +163,29 @@ def analyse(
     kept = {n: kept_at(groups.by_name[n].width, ratios) for n in names}
     if mode == "fast":
         data = replace(data, accumulator=partial(WithDivergence, data.accumulator))
-    stages = Stages(groups, names, executor, data.outputs)
-    alive = {(n, k): groups.keep({n: keep_best(scores[n], k)}) for n in names for k in kept[n]}
-    index = {key: number + 1 for number, key in enumerate(alive)}
+    index = {key: number + 1 for number, key in enumerate((n, k) for n in names for k in kept[n])}
     counts = data.accumulator().counts
     stamp = hashlib.sha256(repr([fingerprint, mode, list(index), rank, world]).encode()).hexdigest()
     run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
-    mine = len(range(rank, data.count, world))
+    mine, tensors = len(range(rank, data.count, world)), dict(groups.model.tensors())
+    rounds = rounds_of(groups, find_tails(groups, names, data.outputs), data.batch_size)
     with ThreadPoolExecutor(workers) as pool:
-        for batch in data.batches(run.batch):
-            _add_batch(stages, data, run, batch, alive, map if workers == 1 else pool.map)
-            run.images += len(batch["img"])
-            run.batch += 1
-            run.save()
-            progress(run.batch, mine)
+        each = map if workers == 1 else pool.map
+        for number in range(run.batches // max(mine, 1), len(rounds)):
+            head = Head(groups, rounds[number], executor, data.outputs)
+            points = {tail.group: tail.ready(executor, tensors) for tail in rounds[number]}
+            pieces = _pieces(groups, scores, {name: kept[name] for name in points}, index, workers)
+            for batch in data.batches(run.batches - number * mine):
+                values = head.values(np.asarray(batch["img"]))
+                batch = {**batch, "original": values[OUTPUT]}
+                if number == 0:
+                    _add(data, run, 0, values[OUTPUT], batch)
+                    run.images += len(batch["img"])
+                for _ in each(partial(_measure, data, run, batch, values, points), pieces):
+                    pass
+                run.batches += 1
+                run.save()
+                progress(run.batches, mine * len(rounds))
     run.save(force=True)
     summed, images = total(run.counts), int(total(np.array([run.images]))[0])
     curves = _curves(groups, scores, data, summed, images, kept, index, mode, dict(fingerprint or {}))
@@ -176,20 +194,48 @@ def analyse(
     return curves
 
 
-def _add_batch(
-    stages: Stages, data: Data, run: _State, batch: Mapping[str, Any], alive: Mapping[tuple[str, int], np.ndarray],
-    each: Callable[..., Any],
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Points of one group that follow each other.
+
+    Attributes:
+        group: its name.
+        rows: of the counts.
+        alive: `ChannelGroups.keep` of each point.
+    """
+
+    group: str
+    rows: Sequence[int]
+    alive: Sequence[np.ndarray]
+
+
+_PIECES_A_WORKER = 4
+"""At least, so that workers end together."""
+
+
+def _pieces(
+    groups: ChannelGroups, scores: Mapping[str, np.ndarray], kept: Mapping[str, list[int]],
+    index: Mapping[tuple[str, int], int], workers: int,
+) -> list[_Piece]:  # fmt: skip
+    """All points in their order, in pieces for the workers: a group is one, or several where workers are many."""
+    several = 1 if workers == 1 else -(-_PIECES_A_WORKER * workers // max(len(kept), 1))
+    pieces = []
+    for name, widths in kept.items():
+        size = max(1, -(-len(widths) // several))
+        for start in range(0, len(widths), size):
+            few = widths[start : start + size]
+            alive = [groups.keep({name: keep_best(scores[name], k)}) for k in few]
+            pieces.append(_Piece(name, [index[name, k] for k in few], alive))
+    return pieces
+
+
+def _measure(
+    data: Data, run: _State, batch: Mapping[str, Any], values: Mapping[str, np.ndarray], points: Mapping[str, Points],
+    piece: _Piece,
 ) -> None:  # fmt: skip
-    """Add one batch to the counts of the untouched model (row 0) and of every point."""
-    values = stages.start(batch)
-    batch = {**batch, "original": values[stages.wanted]}
-    _add(data, run, 0, values[stages.wanted], batch)
-
-    def point(number: int, key: tuple[str, int]) -> None:
-        _add(data, run, number, stages.point(key[0], values, alive[key]), batch)
-
-    for _ in each(point, range(1, len(alive) + 1), alive):
-        pass
+    """Add one batch to the counts of the points of a piece."""
+    for row, output in zip(piece.rows, points[piece.group](values, piece.alive)):
+        _add(data, run, row, output, batch)
 
 
 def kept_at(width: int, ratios: Sequence[float]) -> list[int]:
@@ -197,10 +243,10 @@ def kept_at(width: int, ratios: Sequence[float]) -> list[int]:
     return sorted({max(1, round(width * (1 - ratio))) for ratio in ratios} - {width}, reverse=True)
 
 
-def _add(data: Data, run: _State, number: int, output: np.ndarray, batch: Mapping[str, Any]) -> None:
+def _add(data: Data, run: _State, row: int, output: np.ndarray, batch: Mapping[str, Any]) -> None:
     metric = data.accumulator()
     metric.update(output, batch)
-    run.counts[number] += metric.counts
+    run.counts[row] += metric.counts
 
 
 def _metric(data: Data, counts: np.ndarray, images: int) -> Any:
@@ -225,15 +271,3 @@ def _curves(
         order = removal_order(scores[name]).tolist()
         table[name] = GroupCurve(groups.by_name[name].width, list(widths), own, order)
     return Curves(mode, baseline.primary, float(baseline.score), images, table, fingerprint)
-
-
-def baseline(groups: ChannelGroups, data: Data, executor: Executor) -> Any:
-    """The metric of the untouched model, checked by `check_trained`."""
-    stages = Stages(groups, [], executor, data.outputs)
-    metric = data.accumulator()
-    for batch in data.batches(0):
-        output = stages.start(batch)[stages.wanted]
-        metric.update(output, {**batch, "original": output})
-    result = metric.result()
-    check_trained(result)
-    return result

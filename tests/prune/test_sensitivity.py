@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from prune.matrix import captured, difference, outputs, random_keep, run_gated
+from prune.matrix import captured, difference, outputs, run_gated
 
 import paddleseg_slim.models  # noqa: F401
 from paddleseg_slim.errors import UserError
@@ -23,8 +23,8 @@ from paddleseg_slim.prune.curves import Curves, GroupCurve, draw
 from paddleseg_slim.prune.divergence import DivergenceCounts, calibrated
 from paddleseg_slim.prune.ranking import scores
 from paddleseg_slim.prune.sensitivity import Data, analyse, weights_fingerprint
-from paddleseg_slim.prune.stages import Stages
 from paddleseg_slim.prune.surgery import cut
+from paddleseg_slim.prune.tails import OUTPUT, Head, find_tails
 from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
 
 CLASSES = 3
@@ -71,7 +71,7 @@ def data(groups: Any, count: int = 6, fail_at: int | None = None) -> Data:
             label[:, :4] = 0
             yield {"img": x, "label": label}
 
-    return Data(batches, count, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0])
+    return Data(batches, count, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0], 4)
 
 
 def test_equals_one_evaluation_for_each_point(groups: Any) -> None:
@@ -97,22 +97,46 @@ def test_points_side_by_side_are_the_same(groups: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["fast_scnn", pytest.param("segformer_b0", marks=pytest.mark.slow)])
-def test_stages_equal_the_whole_gated_model(name: str) -> None:
+def test_tails_equal_the_whole_gated_model(name: str) -> None:
     """Depthwise, pyramid and concat; attention, layer norms and an output of which the sizes are computed."""
     paddle.seed(1)
     found = find_groups(captured(build(name, 4)), 64, lambda o: o[0])
-    chosen = [g.name for g in found.groups][:: max(1, len(found.groups) // 3)]
-    few, many = (Stages(found, chosen, PaddleExecutor(), lambda o: o[0], most) for most in (2, 16))
+    chosen = [g.name for g in found.groups][:: max(1, len(found.groups) // 5)]
+    tails, tensors = find_tails(found, chosen, lambda o: o[0]), dict(found.model.tensors())
     x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype("float32")
-    for stages in (few, many):
-        values = stages.start({"img": x})
-        assert difference([values[stages.wanted]], outputs(found.model, x)[:1]) < 1e-5
-        for group in chosen:
-            kept = random_keep(found, 0.5, [group])
-            gated = stages.point(group, values, found.keep(kept))
-            assert difference([gated], outputs(cut(found, kept), x)[:1]) < 1e-4, group
-    assert all(0 < many.point_macs(group) <= few.point_macs(group) <= few.macs for group in chosen)
-    assert many.macs == few.macs and many.point_macs(chosen[-1]) < 0.9 * few.macs
+    values = Head(found, tails, PaddleExecutor(), lambda o: o[0]).values(x)
+    assert difference([values[OUTPUT]], outputs(found.model, x)[:1]) < 1e-5
+    whole = sum(found.node_macs(node) for node in found.model.eval_graph.nodes)
+    assert all(0 < tail.macs < whole for tail in tails) and tails[-1].macs < 0.9 * whole
+    order = np.random.default_rng(1)
+    for tail in tails:
+        channels = order.permutation(found.by_name[tail.group].width)
+        kept = [{tail.group: np.sort(channels[: len(channels) // parts])} for parts in (2, 4)]
+        points = tail.ready(PaddleExecutor(), tensors)(values, [found.keep(channels) for channels in kept])
+        for gated, few in zip(points, kept, strict=True):
+            assert difference([gated], outputs(cut(found, few), x)[:1]) < 1e-4, tail.group
+    again = Head(found, tails, PaddleExecutor(), lambda o: o[0]).values(x)
+    assert all(np.array_equal(values[name], again[name]) for name in values)  # no point has changed them
+
+
+def test_rounds_are_the_same_as_one(groups: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little memory: every group is a round of its own, also when killed in the second."""
+    importance = scores(groups, "l1_norm")
+    whole = analyse(groups, importance, data(groups), PaddleExecutor(), ratios=RATIOS)
+    monkeypatch.setattr("paddleseg_slim.prune.tails._MOST_BYTES", 0)
+    monkeypatch.setattr("paddleseg_slim.prune.sensitivity._SAVE_EVERY_SECONDS", 0.0)
+    state, seen = tmp_path / "state.npz", []
+
+    def killed(done: int, of: int) -> None:
+        seen.append((done, of))
+        if done == 8:
+            raise KeyboardInterrupt
+
+    settings = {"ratios": RATIOS, "state": state}
+    with pytest.raises(KeyboardInterrupt):
+        analyse(groups, importance, data(groups), PaddleExecutor(), progress=killed, **settings)
+    assert seen[-1] == (8, 12) and state.is_file()
+    assert analyse(groups, importance, data(groups), PaddleExecutor(), **settings) == whole
 
 
 def test_a_divergence_tells_the_loss() -> None:
@@ -172,13 +196,13 @@ def test_an_untrained_model_is_refused(groups: Any) -> None:
         for x in images(2)[start:]:
             yield {"img": x, "label": random.integers(0, CLASSES, (2, 16, 16))}
 
-    chance = Data(batches, 2, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0])
+    chance = Data(batches, 2, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0], 4)
     with pytest.raises(UserError, match="not trained"):
         analyse(groups, scores(groups, "l1_norm"), chance, PaddleExecutor(), ratios=RATIOS)
 
 
 def test_divergence_needs_no_labels(groups: Any) -> None:
-    free = Data(lambda s: iter([{"img": x} for x in images(2)[s:]]), 2, DivergenceCounts, lambda o: o[0])
+    free = Data(lambda s: iter([{"img": x} for x in images(2)[s:]]), 2, DivergenceCounts, lambda o: o[0], 4)
     curves = analyse(groups, scores(groups, "l1_norm"), free, PaddleExecutor(), ratios=RATIOS)
     assert curves.baseline == 1.0
     for curve in curves.groups.values():

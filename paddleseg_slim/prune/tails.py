@@ -1,0 +1,162 @@
+"""The tail of a group: the part of a model that depends on its channels. More does not run at a point of the analysis.
+
+The untouched model runs once a batch, and the values that tails read from it are kept. A point masks those of them that
+carry the group's channels and runs the tail. Gates are left only where the channels are read again further inside: they
+cost an engine its fused layers, in ONNX Runtime as much as a convolution.
+
+Tails are made ready in rounds, as many at a time as memory is set aside for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paddleseg_slim.graph.executor import Executor
+from paddleseg_slim.graph.ir import Graph, Node, Value
+from paddleseg_slim.graph.part import extract, part_behind
+from paddleseg_slim.prune.channels import ChannelGroups
+from paddleseg_slim.prune.gates import Gate, insert_gates
+
+_MOST_BYTES = 2 << 30
+"""Of the weights of the tails of a round and the values that they read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """What depends on a group.
+
+    Attributes:
+        group: its name.
+        graph: with gates; its only output is the model's. None where that does not depend on the group.
+        reads: names of the values of the untouched model that it is fed with.
+        masks: (one of these values, gate): by what it is to be multiplied.
+        gates: what the graph is fed with besides.
+        macs: multiply-accumulates of one image at the sample size.
+    """
+
+    group: str
+    graph: Graph | None
+    reads: tuple[str, ...] = ()
+    masks: tuple[tuple[str, Gate], ...] = ()
+    gates: tuple[Gate, ...] = ()
+    macs: int = 0
+
+    def ready(self, executor: Executor, tensors: Mapping[str, Any]) -> Points:
+        """Make it ready for an engine, with these parameters by name."""
+        if self.graph is None:
+            return lambda values, alive: (values[OUTPUT] for _ in alive)
+        run = executor.prepare(self.graph, {name: tensors[name] for name in self.graph.parameters})
+
+        def points(values: Mapping[str, np.ndarray], alive: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            masked = {name: values[name].copy() for name, _ in self.masks}
+            for left in alive:
+                for name, gate in self.masks:
+                    _mask(masked[name], gate.array(left))
+                feeds = {name: masked.get(name, values[name]) for name in self.reads}
+                feeds.update((gate.value.name, gate.array(left)) for gate in self.gates)
+                yield next(iter(run(feeds).values()))
+
+        return points
+
+
+Points = Callable[[Mapping[str, np.ndarray], Iterable[np.ndarray]], Iterator[np.ndarray]]
+"""``points(values, alive)``: outputs of the model, from the values of the untouched one (`Head`), with the channels
+gated that are not alive (`ChannelGroups.keep`). What is gone at one point must be gone at all that follow."""
+
+OUTPUT = "output"
+"""The key of the model's output among the values of `Head`."""
+
+
+def _mask(array: np.ndarray, mask: np.ndarray) -> None:
+    """Set to zero, in place, what a mask of zeros and ones that broadcasts does not keep."""
+    axes = [axis for axis, size in enumerate(mask.shape) if size > 1]
+    if len(axes) == 1:  # a mask of channels: only what goes is touched
+        array[(slice(None),) * axes[0] + (np.flatnonzero(mask == 0),)] = 0
+    else:
+        array *= mask
+
+
+class Head:
+    """The untouched model, made ready for an engine.
+
+    Args:
+        groups: of the model.
+        tails: whose values are wanted.
+        executor: the engine.
+        pick: picks from the model's outputs the one that counts.
+    """
+
+    def __init__(
+        self, groups: ChannelGroups, tails: Sequence[Tail], executor: Executor, pick: Callable[[Any], Any]
+    ) -> None:
+        graph = groups.model.eval_graph
+        self._input, output = graph.inputs[0].name, output_of(graph, pick)
+        reads = dict.fromkeys(name for tail in tails for name in tail.reads if name != self._input)
+        part = extract(graph, graph.inputs, [output, *map(graph.value, reads)])
+        tensors = dict(groups.model.tensors())
+        self._run, self._output = executor.prepare(part, {name: tensors[name] for name in part.parameters}), output.name
+
+    def values(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What the tails read, and the output, of a batch ``[N, C, H, W]``."""
+        values = self._run({self._input: images})
+        return {**values, self._input: images, OUTPUT: values[self._output]}
+
+
+def output_of(graph: Graph, pick: Callable[[Any], Any]) -> Value:
+    """The output that ``pick`` takes from those of a model."""
+    output = pick(graph.outputs)
+    if not isinstance(output, Value):
+        raise TypeError("the metric must be of one output of the model")
+    return output
+
+
+def find_tails(groups: ChannelGroups, names: Iterable[str], pick: Callable[[Any], Any]) -> list[Tail]:
+    """The tails of these groups, to the output that ``pick`` takes from the model's."""
+    output = output_of(groups.model.eval_graph, pick)
+    readers = _readers(groups)
+    return [_tail(groups, name, readers.get(name, []), output) for name in names]
+
+
+def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Value) -> Tail:
+    part = part_behind(groups.model.eval_graph, readers, output)
+    if part is None:
+        return Tail(name, None)
+    gated = insert_gates(groups, [name], part=part, mask_inputs=True)
+    nodes = groups.model.eval_graph.nodes
+    inside = {node.name for node in part.nodes}
+    macs = sum(groups.node_macs(node) for node in nodes if node.name in inside)
+    return Tail(name, gated.graph, tuple(value.name for value in part.inputs), gated.masks, gated.gates, macs)
+
+
+def _readers(groups: ChannelGroups) -> dict[str, list[Node]]:
+    """Group -> the nodes of the eval graph at which its channels are consumed."""
+    graph, readers = groups.model.eval_graph, dict[str, list[Node]]()
+    for read in groups.walk.reads:
+        if read.graph != "eval" or not graph.has_node(read.node):
+            continue
+        owners = groups.owner_of(groups.components[read.factor.ids])
+        for owner in np.unique(owners[owners >= 0]):
+            readers.setdefault(groups.groups[owner].name, []).append(graph.node(read.node))
+    return readers
+
+
+def rounds_of(groups: ChannelGroups, tails: Sequence[Tail], batch: int) -> list[list[Tail]]:
+    """The tails in the order given, in rounds whose weights and values (of ``batch`` images) fit into memory."""
+    graph, tensors = groups.model.eval_graph, dict(groups.model.tensors())
+    rounds: list[list[Tail]] = [[]]
+    spent, known = 0, set[str]()
+    for tail in tails:
+        weights = sum(int(np.prod(tensors[name].shape)) * 4 for name in (tail.graph.parameters if tail.graph else ()))
+        values = {name: int(np.prod(groups.sizes.shape(graph.value(name)))) * 4 * batch for name in tail.reads}
+        more = weights + sum(size for name, size in values.items() if name not in known)
+        if rounds[-1] and spent + more > _MOST_BYTES:
+            rounds.append([])
+            spent, known, more = 0, set(), weights + sum(values.values())
+        rounds[-1].append(tail)
+        spent += more
+        known.update(values)
+    return rounds
