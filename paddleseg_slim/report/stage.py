@@ -205,24 +205,27 @@ def _checked(kind: type, data: Any, where: str) -> dict[str, Any]:
 
 
 def find_stages(paths: list[str | os.PathLike[str]]) -> list[tuple[Path, Stage]]:
-    """Find the stages in run folders, with their folders, bases before what is compared with them.
+    """Find the stages in run folders, with their folders, bases before what is compared with them (`join.joined`).
 
     Raises:
         UserError: a folder holds none, or two stages have one name.
     """
+    from paddleseg_slim.report.join import joined
+
     found: dict[Path, Stage] = {}
     for path in map(Path, paths):
         files = sorted(path.rglob(FILE_NAME)) if path.is_dir() else [path]
         if not files:
             raise UserError(f"{path} holds no {FILE_NAME}.", "Give the folder of a run of this package.")
         found.update({file.parent.resolve(): read_stage(file) for file in files})
-    names = [stage.name for stage in found.values()]
+    stages = joined(found)
+    names = [stage.name for stage in stages.values()]
     for name in names:
         if names.count(name) > 1:
-            folders = ", ".join(str(folder) for folder, stage in found.items() if stage.name == name)
-            raise UserError(f"Two stages are called {name!r}: {folders}.", "Report on runs that differ in their names.")
-    order = {stage.name: stage for stage in found.values()}
-    return sorted(found.items(), key=lambda item: (_depth(item[1], order), KINDS.index(item[1].kind)))
+            folders = ", ".join(str(folder) for folder, stage in stages.items() if stage.name == name)
+            raise UserError(f"Two stages are called {name!r}: {folders}.", "Rename a folder: it names its stages.")
+    order = {stage.name: stage for stage in stages.values()}
+    return sorted(stages.items(), key=lambda item: (_depth(item[1], order), KINDS.index(item[1].kind)))
 
 
 def _depth(stage: Stage, stages: Mapping[str, Stage]) -> int:
