@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         arguments.check_stage_folder(args.save_dir, "bench")
     with tempfile.TemporaryDirectory() as work:
         candidates = _candidates(args, Path(work))
-        shape = _input_shape(args)
+        shape = _input_shape(args, candidates)
         images = _images(args, shape)
         with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
             bar = progress.add_task("measuring", total=None)
@@ -142,24 +142,21 @@ def _candidates(args: argparse.Namespace, work: Path) -> list[Candidate]:
     return found
 
 
-def _input_shape(args: argparse.Namespace) -> tuple[int, ...]:
-    """By ``--input_shape``, ``--preset``, the model's ``deploy.yaml`` where it is fixed, else 1x3x512x512."""
+def _input_shape(args: argparse.Namespace, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    """By ``--input_shape``, ``--preset``, what the first model says of itself, else 1x3x512x512."""
+    from paddleseg_slim.deploy.description import default_shape
+
     if args.input_shape and args.preset:
         raise UserError("--input_shape and --preset are both given.", "Give one of them.")
     given: Sequence[int] = args.input_shape or PRESETS.get(args.preset, ())
     arguments.check_shape(given)
     if len(given) == 2:
         given = (1, 3, *given)
-    shape = tuple(given) or _described(args.models[0])
+    name, source = arguments.named(args.models[0])
+    files = [Path(candidate.path) for candidate in candidates if candidate.name == name]
+    file = next((file for file in files if file.suffix == ".onnx"), None)
+    shape = tuple(given) or default_shape(source, file)
     return (args.batch, *shape[1:]) if args.batch else shape
-
-
-def _described(model: str) -> tuple[int, ...]:
-    from paddleseg_slim.deploy.description import FREE_SHAPE, find_description, read_deploy
-
-    description = find_description(arguments.named(model)[1])
-    sides = (description and read_deploy(description)[0].input_shape) or FREE_SHAPE
-    return tuple(side if side > 0 else free for side, free in zip(sides, FREE_SHAPE))
 
 
 def _images(args: argparse.Namespace, shape: tuple[int, ...]) -> list[np.ndarray] | None:

@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     """Profile; see `add_arguments`."""
     from rich.console import Console
 
+    from paddleseg_slim.deploy.description import default_shape
     from paddleseg_slim.deploy.prepare import model_file
-    from paddleseg_slim.deploy.profile import ENGINES, default_shape, profile_model
+    from paddleseg_slim.deploy.profile import ENGINES, profile_model
     from paddleseg_slim.deploy.runtimes import require_engine
     from paddleseg_slim.train.logging import setup_logging
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         file = model_file(args.model, "onnxruntime", work)
         shape = given
         if len(given) != 4:
-            own = default_shape(file, args.model)
+            own = default_shape(args.model, file)
             shape = (*own[: len(own) - len(given)], *given)
         profile = profile_model(file, args.engine, input_shape=shape, threads=args.threads, runs=args.runs)
     Console(width=None if sys.stdout.isatty() else 160).print(profile.table(args.top))

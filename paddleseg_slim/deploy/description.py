@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,27 @@ def find_description(model: str | os.PathLike[str]) -> Path | None:
     """
     folder = Path(model) if Path(model).is_dir() else Path(model).parent
     return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+
+
+def default_shape(source: str | os.PathLike[str], file: Path | None = None) -> tuple[int, ...]:
+    """The shape of one run of an exported model where nobody asks for another.
+
+    Args:
+        source: the model, a file or a folder, with or without a description.
+        file: it, or what was made of it, as ONNX; lengths that it leaves open are those of the description, else of
+            `FREE_SHAPE`.
+
+    Raises:
+        UserError: the file is no ONNX model, or the description is malformed.
+    """
+    from paddleseg_slim.deploy.onnx_cost import input_sides
+
+    own = input_sides(file) if file is not None else []
+    description = find_description(source)
+    described = read_deploy(description)[0].input_shape if description else []
+    rank = len(own) or len(FREE_SHAPE)
+    sides = zip_longest(own, described[:rank], FREE_SHAPE[:rank], fillvalue=-1)
+    return tuple(next((side for side in choices if side > 0), 1) for choices in sides)
 
 
 def read_deploy(path: str | Path) -> tuple[Deploy, Path]:

@@ -6,15 +6,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from paddleseg_slim.deploy.description import FREE_SHAPE, find_description, read_deploy
-from paddleseg_slim.deploy.onnx_cost import OnnxNodeCost, input_sides, onnx_costs
+from paddleseg_slim.deploy.onnx_cost import OnnxNodeCost, onnx_costs
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, find_model, load
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.files import atomic_file, write_json
@@ -119,23 +117,6 @@ class Profile:
         """Write ``profile.json`` and ``profile.png`` into a folder."""
         write_json(Path(folder) / "profile.json", self.to_dict())
         draw(self, Path(folder) / "profile.png")
-
-
-def default_shape(file: Path, source: str | os.PathLike[str]) -> tuple[int, ...]:
-    """The shape of one run where nobody asks for another.
-
-    Args:
-        file: an ONNX file; lengths that it leaves open are those of the description, else of 1x3x512x512.
-        source: the model that it was made of, or is part of: a file, or a folder; with or without a description.
-
-    Raises:
-        UserError: the file is no ONNX model, or the description is malformed.
-    """
-    own = input_sides(file)
-    description = find_description(source)
-    described = read_deploy(description)[0].input_shape if description else []
-    sides = zip_longest(own, described[: len(own)], FREE_SHAPE[: len(own)], fillvalue=-1)
-    return tuple(next((side for side in choices if side > 0), 1) for choices in sides)
 
 
 def profile_model(

@@ -10,9 +10,9 @@ import pytest
 from onnx_files import conv_net
 
 from paddleseg_slim.cli.main import main
-from paddleseg_slim.deploy.description import Deploy, write_deploy
+from paddleseg_slim.deploy.description import Deploy, default_shape, write_deploy
 from paddleseg_slim.deploy.onnx_cost import onnx_costs
-from paddleseg_slim.deploy.profile import default_shape, profile_model
+from paddleseg_slim.deploy.profile import profile_model
 from paddleseg_slim.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def profiled_shape(capsys, model: Path, folder: Path, *flags: str) -> list[int]:
 
 def test_the_shape_is_that_of_the_model(files, tmp_path: Path, capsys) -> None:
     fixed(files["float"], tmp_path / "model.onnx", 0, 3, 24, 0)
-    assert default_shape(tmp_path / "model.onnx", tmp_path) == (1, 3, 24, 512)
+    assert default_shape(tmp_path, tmp_path / "model.onnx") == (1, 3, 24, 512)
     write_deploy(tmp_path, Deploy(onnx="model.onnx", input_shape=[2, 3, 999, 40]), "inference.yml")
     assert profiled_shape(capsys, tmp_path, tmp_path / "out") == [2, 3, 24, 40]  # the file's own lengths count
     assert profiled_shape(capsys, tmp_path, tmp_path / "out", "--input_shape", "24", "16") == [2, 3, 24, 16]
@@ -94,7 +94,7 @@ def test_the_shape_is_that_of_the_model(files, tmp_path: Path, capsys) -> None:
     flat = onnx.load(str(files["float"]))
     del flat.graph.input[0].type.tensor_type.shape.dim[2:]
     onnx.save(flat, str(tmp_path / "flat.onnx"))
-    assert default_shape(tmp_path / "flat.onnx", files["float"]) == (1, 3)
+    assert default_shape(files["float"], tmp_path / "flat.onnx") == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,13 @@ def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path, capsys) -> None
     for flags in ((), ("--input_shape", "1", "3", "8", "8")):
         assert main(["profile", str(tmp_path), *flags]) == 2
         assert "model.onnx" in capsys.readouterr().err
+
+
+def test_a_benchmark_takes_the_shape_of_the_file(files, tmp_path: Path, capsys) -> None:
+    """A file of one size without a description beside it."""
+    file = fixed(files["float"], tmp_path / "model.onnx", 1, 3, 24, 40)
+    flags = ["--engine", "onnxruntime", "--warmup", "1", "--repeats", "2", "--max_repeats", "2", "--threads", "1"]
+    code = main(["bench", str(file), *flags, "--save_dir", str(tmp_path / "out")])
+    assert code == 0, capsys.readouterr().err
+    stage = json.loads((tmp_path / "out" / "stage.json").read_text())
+    assert {tuple(row["input_shape"]) for row in stage["latency"]} == {(1, 3, 24, 40)}
