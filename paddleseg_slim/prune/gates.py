@@ -9,7 +9,7 @@ and GroupNorm take statistics of the others. A gate is an extra input of the gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -182,7 +182,7 @@ def insert_gates(
     names: Iterable[str] | None = None,
     key: str = "eval",
     part: Graph | None = None,
-    free: Callable[[Read], Collection[str]] = lambda read: (),
+    free: Mapping[str, Collection[str]] | None = None,
     mask_inputs: bool = False,
 ) -> GatedGraph:
     """A copy of one graph of the model with gates for the named groups, or for all.
@@ -192,7 +192,7 @@ def insert_gates(
         names: of the groups.
         key: ``eval`` or ``train``.
         part: gate this part of the graph (`graph.part.extract`) and not all of it.
-        free: the groups that a place needs no gate for.
+        free: node -> groups that it needs no gate for.
         mask_inputs: inputs of the graph that a gate would multiply are left to the caller: `GatedGraph.masks`. What
             else reads such an input then sees zeros as well, in channels that nobody reads ungated.
     """
@@ -212,7 +212,7 @@ def insert_gates(
         gate = _gate(groups, build, node, read, x)
         if not gate.groups or (wanted is not None and not gate.groups & wanted):
             continue
-        if gate.groups <= set(free(read)):
+        if free and gate.groups <= set(free.get(read.node, ())):
             continue
         if read.kind == "zero" and x.name in given:
             if not any(name == x.name and np.array_equal(mask.components, gate.components) for name, mask in masks):

@@ -156,7 +156,7 @@ def refit_curves(
     for number, few in enumerate(batches):
         batch = np.concatenate(few)
         part = fix_size(groups.model.eval_graph, [batch.shape])
-        gated = insert_gates(groups, names, part=part, free=lambda read: made_up.get(read.node, ()))
+        gated = insert_gates(groups, names, part=part, free=made_up)
         model = Running(groups.model, [batch], gated.graph, gated.feeds(groups.keep({})))
         logits = model.graph.outputs if groups.pick is None else groups.pick(model.graph.outputs)
         untouched = F.log_softmax(model.value(logits)[0], axis=1)

@@ -29,7 +29,7 @@ from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import keep_best, removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.divergence import Counts, WithDivergence, calibrated
-from paddleseg_slim.prune.tails import OUTPUT, Head, Points, find_tails, rounds_of
+from paddleseg_slim.prune.tails import Head, Points, Tail, Values, find_tails, rounds_of
 
 EXACT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FAST_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -152,7 +152,7 @@ def analyse(
         state: file in which the analysis is kept while it runs; removed at its end.
         fingerprint: what the result is valid for.
         progress: called with batches done and all, of all rounds.
-        workers: groups whose points run at a time; the executor should then use that many fewer threads.
+        workers: pieces of groups whose points run at a time; the executor should then use that many fewer threads.
         rank, world: which share of the batches this process takes.
         total: sums an array over the processes.
 
@@ -165,23 +165,20 @@ def analyse(
         data = replace(data, accumulator=partial(WithDivergence, data.accumulator))
     index = {key: number + 1 for number, key in enumerate((n, k) for n in names for k in kept[n])}
     counts = data.accumulator().counts
-    stamp = hashlib.sha256(repr([fingerprint, mode, list(index), rank, world]).encode()).hexdigest()
+    settings = [fingerprint, mode, list(index), data.count, data.batch_size, rank, world]
+    stamp = hashlib.sha256(repr(settings).encode()).hexdigest()
     run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
-    mine, tensors = len(range(rank, data.count, world)), dict(groups.model.tensors())
+    mine = len(range(rank, data.count, world))
     rounds = rounds_of(groups, find_tails(groups, names, data.outputs), data.batch_size)
     with ThreadPoolExecutor(workers) as pool:
-        each = map if workers == 1 else pool.map
-        for number in range(run.batches // max(mine, 1), len(rounds)):
-            head = Head(groups, rounds[number], executor, data.outputs)
-            points = {tail.group: tail.ready(executor, tensors) for tail in rounds[number]}
-            pieces = _pieces(groups, scores, {name: kept[name] for name in points}, index, workers)
-            for batch in data.batches(run.batches - number * mine):
-                values = head.values(np.asarray(batch["img"]))
-                batch = {**batch, "original": values[OUTPUT]}
+        for number in range(run.batches // mine if mine else 0, len(rounds) if mine else 0):
+            own = {tail.group: kept[tail.group] for tail in rounds[number]}
+            pieces = _pieces(groups, scores, own, index, workers)
+            for batch in _round(groups, data, executor, rounds[number], run.batches - number * mine):
                 if number == 0:
-                    _add(data, run, 0, values[OUTPUT], batch)
-                    run.images += len(batch["img"])
-                for _ in each(partial(_measure, data, run, batch, values, points), pieces):
+                    _add(data, run, 0, batch.output, batch.labelled)
+                    run.images += len(batch.output)
+                for _ in (map if workers == 1 else pool.map)(partial(_measure, data, run, batch), pieces):
                     pass
                 run.batches += 1
                 run.save()
@@ -229,13 +226,39 @@ def _pieces(
     return pieces
 
 
-def _measure(
-    data: Data, run: _State, batch: Mapping[str, Any], values: Mapping[str, np.ndarray], points: Mapping[str, Points],
-    piece: _Piece,
-) -> None:  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """A batch and what the untouched model makes of it.
+
+    Attributes:
+        labelled: of the data, with the model's output as ``original``.
+        values: that the tails read.
+        output: of the model.
+        points: of each group.
+    """
+
+    labelled: Mapping[str, Any]
+    values: Values
+    output: np.ndarray
+    points: Mapping[str, Points]
+
+
+def _round(
+    groups: ChannelGroups, data: Data, executor: Executor, tails: Sequence[Tail], start: int
+) -> Iterator[_Batch]:
+    """The batches from number ``start`` on, with these tails made ready; what is ready lives as long as this."""
+    tensors = dict(groups.model.tensors())
+    head = Head(groups, tails, executor, data.outputs)
+    points = {tail.group: tail.ready(executor, tensors) for tail in tails}
+    for batch in data.batches(start):
+        values, output = head.run(np.asarray(batch["img"]))
+        yield _Batch({**batch, "original": output}, values, output, points)
+
+
+def _measure(data: Data, run: _State, batch: _Batch, piece: _Piece) -> None:
     """Add one batch to the counts of the points of a piece."""
-    for row, output in zip(piece.rows, points[piece.group](values, piece.alive)):
-        _add(data, run, row, output, batch)
+    for row, output in zip(piece.rows, batch.points[piece.group](batch.values, batch.output, piece.alive)):
+        _add(data, run, row, output, batch.labelled)
 
 
 def kept_at(width: int, ratios: Sequence[float]) -> list[int]:

@@ -9,6 +9,7 @@ Tails are made ready in rounds, as many at a time as memory is set aside for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.gates import Gate, insert_gates
 
 _MOST_BYTES = 2 << 30
-"""Of the weights of the tails of a round and the values that they read."""
+"""Of a round: weights, values that are read, and what the engine keeps for each tail (twice its largest value)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Tail:
         masks: (one of these values, gate): by what it is to be multiplied.
         gates: what the graph is fed with besides.
         macs: multiply-accumulates of one image at the sample size.
+        largest: elements of the largest value in it, of the same image.
     """
 
     group: str
@@ -44,14 +46,15 @@ class Tail:
     masks: tuple[tuple[str, Gate], ...] = ()
     gates: tuple[Gate, ...] = ()
     macs: int = 0
+    largest: int = 0
 
     def ready(self, executor: Executor, tensors: Mapping[str, Any]) -> Points:
         """Make it ready for an engine, with these parameters by name."""
         if self.graph is None:
-            return lambda values, alive: (values[OUTPUT] for _ in alive)
+            return lambda values, output, alive: (output for _ in alive)
         run = executor.prepare(self.graph, {name: tensors[name] for name in self.graph.parameters})
 
-        def points(values: Mapping[str, np.ndarray], alive: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        def points(values: Values, output: np.ndarray, alive: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             masked = {name: values[name].copy() for name, _ in self.masks}
             for left in alive:
                 for name, gate in self.masks:
@@ -63,12 +66,12 @@ class Tail:
         return points
 
 
-Points = Callable[[Mapping[str, np.ndarray], Iterable[np.ndarray]], Iterator[np.ndarray]]
-"""``points(values, alive)``: outputs of the model, from the values of the untouched one (`Head`), with the channels
-gated that are not alive (`ChannelGroups.keep`). What is gone at one point must be gone at all that follow."""
+Values = Mapping[str, np.ndarray]
+"""Values of the untouched model by name."""
 
-OUTPUT = "output"
-"""The key of the model's output among the values of `Head`."""
+Points = Callable[[Values, np.ndarray, Iterable[np.ndarray]], Iterator[np.ndarray]]
+"""``points(values, output, alive)``: outputs of the model with the channels gated that are not alive
+(`ChannelGroups.keep`), from what `Head.run` gave. What is gone at one point must be gone at all that follow."""
 
 
 def _mask(array: np.ndarray, mask: np.ndarray) -> None:
@@ -100,10 +103,10 @@ class Head:
         tensors = dict(groups.model.tensors())
         self._run, self._output = executor.prepare(part, {name: tensors[name] for name in part.parameters}), output.name
 
-    def values(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What the tails read, and the output, of a batch ``[N, C, H, W]``."""
         values = self._run({self._input: images})
-        return {**values, self._input: images, OUTPUT: values[self._output]}
+        return {**values, self._input: images}, values[self._output]
 
 
 def output_of(graph: Graph, pick: Callable[[Any], Any]) -> Value:
@@ -126,10 +129,11 @@ def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Val
     if part is None:
         return Tail(name, None)
     gated = insert_gates(groups, [name], part=part, mask_inputs=True)
-    nodes = groups.model.eval_graph.nodes
-    inside = {node.name for node in part.nodes}
-    macs = sum(groups.node_macs(node) for node in nodes if node.name in inside)
-    return Tail(name, gated.graph, tuple(value.name for value in part.inputs), gated.masks, gated.gates, macs)
+    nodes = [groups.model.eval_graph.node(node.name) for node in part.nodes]
+    macs = sum(groups.node_macs(node) for node in nodes)
+    largest = max(math.prod(groups.sizes.shape(value)) for node in nodes for value in node.output_values())
+    reads = tuple(value.name for value in part.inputs)
+    return Tail(name, gated.graph, reads, gated.masks, gated.gates, macs, largest)
 
 
 def _readers(groups: ChannelGroups) -> dict[str, list[Node]]:
@@ -145,17 +149,18 @@ def _readers(groups: ChannelGroups) -> dict[str, list[Node]]:
 
 
 def rounds_of(groups: ChannelGroups, tails: Sequence[Tail], batch: int) -> list[list[Tail]]:
-    """The tails in the order given, in rounds whose weights and values (of ``batch`` images) fit into memory."""
+    """The tails in the order given, in rounds that fit into memory with batches of ``batch`` images."""
     graph, tensors = groups.model.eval_graph, dict(groups.model.tensors())
     rounds: list[list[Tail]] = [[]]
     spent, known = 0, set[str]()
     for tail in tails:
-        weights = sum(int(np.prod(tensors[name].shape)) * 4 for name in (tail.graph.parameters if tail.graph else ()))
-        values = {name: int(np.prod(groups.sizes.shape(graph.value(name)))) * 4 * batch for name in tail.reads}
-        more = weights + sum(size for name, size in values.items() if name not in known)
+        own = sum(math.prod(tensors[name].shape) for name in (tail.graph.parameters if tail.graph else ()))
+        own += 2 * tail.largest * batch
+        values = {name: math.prod(groups.sizes.shape(graph.value(name))) * batch for name in tail.reads}
+        more = 4 * (own + sum(size for name, size in values.items() if name not in known))
         if rounds[-1] and spent + more > _MOST_BYTES:
             rounds.append([])
-            spent, known, more = 0, set(), weights + sum(values.values())
+            spent, known, more = 0, set(), 4 * (own + sum(values.values()))
         rounds[-1].append(tail)
         spent += more
         known.update(values)

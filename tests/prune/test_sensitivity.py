@@ -24,7 +24,7 @@ from paddleseg_slim.prune.divergence import DivergenceCounts, calibrated
 from paddleseg_slim.prune.ranking import scores
 from paddleseg_slim.prune.sensitivity import Data, analyse, weights_fingerprint
 from paddleseg_slim.prune.surgery import cut
-from paddleseg_slim.prune.tails import OUTPUT, Head, find_tails
+from paddleseg_slim.prune.tails import Head, find_tails, rounds_of
 from paddleseg_slim.prune.taylor import gate_gradients, taylor_curves
 
 CLASSES = 3
@@ -104,18 +104,19 @@ def test_tails_equal_the_whole_gated_model(name: str) -> None:
     chosen = [g.name for g in found.groups][:: max(1, len(found.groups) // 5)]
     tails, tensors = find_tails(found, chosen, lambda o: o[0]), dict(found.model.tensors())
     x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype("float32")
-    values = Head(found, tails, PaddleExecutor(), lambda o: o[0]).values(x)
-    assert difference([values[OUTPUT]], outputs(found.model, x)[:1]) < 1e-5
+    values, output = Head(found, tails, PaddleExecutor(), lambda o: o[0]).run(x)
+    assert difference([output], outputs(found.model, x)[:1]) < 1e-5
     whole = sum(found.node_macs(node) for node in found.model.eval_graph.nodes)
     assert all(0 < tail.macs < whole for tail in tails) and tails[-1].macs < 0.9 * whole
+    assert len(rounds_of(found, tails, 2)) == 1 < len(rounds_of(found, tails, 4096))
     order = np.random.default_rng(1)
     for tail in tails:
         channels = order.permutation(found.by_name[tail.group].width)
         kept = [{tail.group: np.sort(channels[: len(channels) // parts])} for parts in (2, 4)]
-        points = tail.ready(PaddleExecutor(), tensors)(values, [found.keep(channels) for channels in kept])
+        points = tail.ready(PaddleExecutor(), tensors)(values, output, [found.keep(few) for few in kept])
         for gated, few in zip(points, kept, strict=True):
             assert difference([gated], outputs(cut(found, few), x)[:1]) < 1e-4, tail.group
-    again = Head(found, tails, PaddleExecutor(), lambda o: o[0]).values(x)
+    again, _ = Head(found, tails, PaddleExecutor(), lambda o: o[0]).run(x)
     assert all(np.array_equal(values[name], again[name]) for name in values)  # no point has changed them
 
 

@@ -10,8 +10,8 @@ from report.runs import SHAPE, accuracy, latency
 from paddleseg_slim.report import Stage, find_stages, write_stage
 from paddleseg_slim.report.summary import summarize
 
-DENSE = Stage("dense", "train", "x", accuracy(0.68), 1000, 5000, input_shape=SHAPE)
-PRUNED = Stage("pruned", "prune", "x", accuracy(0.67), 500, 2500, base="dense", input_shape=SHAPE)
+DENSE = Stage("dense", "train", "prune", accuracy(0.68), 1000, 5000, input_shape=SHAPE)
+PRUNED = Stage("pruned", "prune", "prune", accuracy(0.67), 500, 2500, base="dense", input_shape=SHAPE)
 
 
 def prune(folder: Path) -> None:
@@ -22,11 +22,11 @@ def prune(folder: Path) -> None:
 
 def quant(folder: Path, given: Stage, score: float = 0.66) -> None:
     """What post_quant leaves: the model it was given, in a folder of its own, and the int8 one."""
-    write_stage(folder / "float", replace(given, name="float", kind="train", base=None))
+    write_stage(folder / "float", replace(given, name="float", kind="train", command="quant", base=None))
     times = {"base": "float", "speedup": 2.0, "ci_low": 1.9, "ci_high": 2.1}
     rows = (latency("dense", "openvino", 3.0, 3.0), latency("", "openvino", 1.5, 3.0))
     rows = (replace(rows[0], stage="float"), replace(rows[1], **times))
-    write_stage(folder, Stage("int8", "quant", "x", accuracy(score), 500, 2500, base="float", latency=rows))
+    write_stage(folder, Stage("int8", "quant", "quant", accuracy(score), 500, 2500, base="float", latency=rows))
 
 
 def test_the_model_that_a_command_was_given_is_the_one_another_made(tmp_path: Path) -> None:
@@ -57,3 +57,44 @@ def test_other_models_stay_apart(tmp_path: Path) -> None:
     quant(tmp_path / "two", replace(DENSE, accuracy=accuracy(0.6)))
     names = {stage.name: stage.base for _, stage in find_stages([tmp_path])}
     assert names == {"one.float": None, "one.int8": "one.float", "two.float": None, "two.int8": "two.float"}
+
+
+def test_pruned_twice(tmp_path: Path) -> None:
+    """Both commands call what they were given and what they made by the same names."""
+    prune(tmp_path / "once")
+    again = replace(PRUNED, name="dense", kind="train", base=None)
+    write_stage(tmp_path / "twice" / "dense", again)
+    write_stage(tmp_path / "twice", Stage("pruned", "prune", "prune", accuracy(0.66), 250, 1200, base="dense"))
+    quant(tmp_path / "int8", PRUNED)
+    names = {stage.name: stage.base for _, stage in find_stages([tmp_path])}
+    assert names == {
+        "dense": None, "once.pruned": "dense", "twice.pruned": "once.pruned", "int8": "once.pruned"
+    }  # fmt: skip
+
+
+def test_what_a_training_made_stays(tmp_path: Path) -> None:
+    """It may stand anywhere in the order, above the others, and beside a benchmark of all."""
+    write_stage(tmp_path, replace(DENSE, name="train", command="train", seconds=60.0))
+    prune(tmp_path / "a")
+    rows = (latency("dense", "openvino", 4.0, 4.0), replace(latency("pruned", "openvino", 2.0, 4.0), base="dense"))
+    write_stage(tmp_path / "bench", Stage("bench", "bench", "bench", latency=rows))
+    found = find_stages([tmp_path])
+    assert {stage.name: stage.base for _, stage in found} == {"train": None, "pruned": "train", "bench": None}
+    assert found[0][1].seconds == 60.0
+    bench = next(stage for _, stage in found if stage.kind == "bench")
+    assert [(row.stage, row.base) for row in bench.latency] == [("train", ""), ("pruned", "train")]
+    assert len(summarize(found).rows) == 2
+
+
+def test_folders_of_one_name(tmp_path: Path) -> None:
+    quant(tmp_path / "a" / "int8", DENSE)
+    quant(tmp_path / "b" / "int8", DENSE, 0.65)
+    assert {stage.name for _, stage in find_stages([tmp_path])} == {"float", "a/int8.int8", "b/int8.int8"}
+
+
+def test_another_accuracy_of_one_class_is_another_model(tmp_path: Path) -> None:
+    quant(tmp_path / "a", DENSE)
+    other = accuracy(0.68)
+    other.per_class["bag"], other.per_class["top"] = other.per_class["top"], other.per_class["bag"]
+    quant(tmp_path / "b", replace(DENSE, accuracy=other))
+    assert len(find_stages([tmp_path])) == 4
