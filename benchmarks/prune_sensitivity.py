@@ -82,7 +82,7 @@ def brute_force(
 def image_runs(groups: ChannelGroups, data: Data, points: list[tuple[str, int]], images: int) -> float:
     """Full runs of the model for one image that measuring ``points`` is worth, by multiply-accumulates."""
     macs = {tail.group: tail.macs for tail in find_tails(groups, {name for name, _ in points}, data.outputs)}
-    whole = sum(groups.node_macs(node) for node in groups.model.eval_graph.nodes)
+    whole = groups.macs(groups.widths)
     return images * (1 + sum(macs[name] for name, _ in points) / whole)
 
 

@@ -136,7 +136,7 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     images = sum(len(batch["img"]) for batch in batches)
     theirs = json.loads((args.folder / "peer.json").read_text(encoding="utf-8"))
     rows = {"PaddleSlim": (theirs["seconds_a_point"], float(images))}
-    whole = sum(groups.node_macs(node) for node in groups.model.eval_graph.nodes)
+    whole = groups.macs(groups.widths)
     share = float(np.mean([tail.macs for tail in find_tails(groups, names, task.logits)])) / whole
     for mode, source, ratios, taken in (
         ("exact", batches, EXACT_RATIOS, images),

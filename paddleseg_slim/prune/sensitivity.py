@@ -169,9 +169,9 @@ def analyse(
     stamp = hashlib.sha256(repr(settings).encode()).hexdigest()
     run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
     mine = len(range(rank, data.count, world))
-    rounds = rounds_of(groups, find_tails(groups, names, data.outputs), data.batch_size)
+    rounds = rounds_of(groups, find_tails(groups, names, data.outputs), data.batch_size) if mine else []
     with ThreadPoolExecutor(workers) as pool:
-        for number in range(run.batches // mine if mine else 0, len(rounds) if mine else 0):
+        for number in range(run.batches // max(mine, 1), len(rounds)):
             own = {tail.group: kept[tail.group] for tail in rounds[number]}
             pieces = _pieces(groups, scores, own, index, workers)
             for batch in _round(groups, data, executor, rounds[number], run.batches - number * mine):

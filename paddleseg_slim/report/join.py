@@ -130,9 +130,10 @@ def _name(left: Sequence[_Own]) -> None:
 
 def _written(own: _Own, same: Sequence[_Own]) -> Stage:
     """The stage with the names of the report, and the times that others measured of its model."""
-    rows = dict(own.rows())
+    setups = {setup for setup, _ in own.rows()}
+    rows = [row for _, row in own.rows()]
     for other in same:
-        for setup, row in other.rows():
-            rows.setdefault(setup, row)
+        rows += [row for setup, row in other.rows() if setup not in setups]
+        setups.update(setup for setup, _ in other.rows())
     base = own.called(own.stage.base) if own.stage.base else own.stage.base
-    return replace(own.stage, name=own.name, base=base, latency=tuple(rows.values()))
+    return replace(own.stage, name=own.name, base=base, latency=tuple(rows))

@@ -208,7 +208,7 @@ def find_stages(paths: list[str | os.PathLike[str]]) -> list[tuple[Path, Stage]]
     """Find the stages in run folders, with their folders, bases before what is compared with them (`join.joined`).
 
     Raises:
-        UserError: a folder holds none, or two stages have one name and it is not clear which one is meant.
+        UserError: a folder holds none, or two stages have one name that their folders do not tell apart.
     """
     from paddleseg_slim.report.join import joined
 
@@ -219,6 +219,11 @@ def find_stages(paths: list[str | os.PathLike[str]]) -> list[tuple[Path, Stage]]
             raise UserError(f"{path} holds no {FILE_NAME}.", "Give the folder of a run of this package.")
         found.update({file.parent.resolve(): read_stage(file) for file in files})
     stages = joined(found)
+    names = [stage.name for stage in stages.values()]
+    for name in names:
+        if names.count(name) > 1:
+            folders = ", ".join(str(folder) for folder, stage in stages.items() if stage.name == name)
+            raise UserError(f"Two stages are called {name!r}: {folders}.", "Report on runs that differ in their names.")
     order = {stage.name: stage for stage in stages.values()}
     return sorted(stages.items(), key=lambda item: (_depth(item[1], order), KINDS.index(item[1].kind)))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from report.runs import SHAPE, accuracy, latency
 
+from paddleseg_slim.errors import UserError
 from paddleseg_slim.report import Stage, find_stages, write_stage
 from paddleseg_slim.report.summary import summarize
 
@@ -98,3 +100,17 @@ def test_another_accuracy_of_one_class_is_another_model(tmp_path: Path) -> None:
     other.per_class["bag"], other.per_class["top"] = other.per_class["top"], other.per_class["bag"]
     quant(tmp_path / "b", replace(DENSE, accuracy=other))
     assert len(find_stages([tmp_path])) == 4
+
+
+def test_no_time_is_lost(tmp_path: Path) -> None:
+    """A model measured twice alike keeps both times."""
+    row = latency("dense", "openvino", 4.0, 4.0)
+    write_stage(tmp_path, replace(DENSE, latency=(row, replace(row, median_ms=5.0))))
+    assert [row.median_ms for row in find_stages([tmp_path])[0][1].latency] == [4.0, 5.0]
+
+
+def test_two_of_one_command_are_refused(tmp_path: Path) -> None:
+    for name in ("", "one", "two"):
+        write_stage(tmp_path / name, replace(DENSE, name="same" if name else "top"))
+    with pytest.raises(UserError, match=r"Two stages are called '.*\.same'"):
+        find_stages([tmp_path])
