@@ -171,18 +171,24 @@ def analyse(
     mine = len(range(rank, data.count, world))
     rounds = rounds_of(groups, find_tails(groups, names, data.outputs), data.batch_size) if mine else []
     with ThreadPoolExecutor(workers) as pool:
-        for number in range(run.batches // max(mine, 1), len(rounds)):
+        each = map if workers == 1 else pool.map
+
+        def measure(number: int) -> None:
+            """One round; what it made ready is free when it ends."""
             own = {tail.group: kept[tail.group] for tail in rounds[number]}
             pieces = _pieces(groups, scores, own, index, workers)
             for batch in _round(groups, data, executor, rounds[number], run.batches - number * mine):
                 if number == 0:
                     _add(data, run, 0, batch.output, batch.labelled)
-                    run.images += len(batch.output)
-                for _ in (map if workers == 1 else pool.map)(partial(_measure, data, run, batch), pieces):
+                    run.images += len(batch.labelled["img"])
+                for _ in each(partial(_measure, data, run, batch), pieces):
                     pass
                 run.batches += 1
                 run.save()
                 progress(run.batches, mine * len(rounds))
+
+        for number in range(run.batches // max(mine, 1), len(rounds)):
+            measure(number)
     run.save(force=True)
     summed, images = total(run.counts), int(total(np.array([run.images]))[0])
     curves = _curves(groups, scores, data, summed, images, kept, index, mode, dict(fingerprint or {}))
@@ -246,7 +252,7 @@ class _Batch:
 def _round(
     groups: ChannelGroups, data: Data, executor: Executor, tails: Sequence[Tail], start: int
 ) -> Iterator[_Batch]:
-    """The batches from number ``start`` on, with these tails made ready; what is ready lives as long as this."""
+    """The batches from number ``start`` on, with these tails made ready."""
     tensors = dict(groups.model.tensors())
     head = Head(groups, tails, executor, data.outputs)
     points = {tail.group: tail.ready(executor, tensors) for tail in tails}
