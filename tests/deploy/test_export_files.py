@@ -21,6 +21,7 @@ from paddleseg_slim.deploy.prepare import add_onnx
 from paddleseg_slim.deploy.runtimes import load
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import capture
+from paddleseg_slim.models.hrnet import HRNet
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/fashion/pp_humanseg_lite_fashion5_128x128.yml"
@@ -87,6 +88,28 @@ def test_a_fixed_shape_and_the_names_of_fastdeploy(net, tmp_path):
     deploy, folder = read_deploy(tmp_path)
     assert (deploy.model, deploy.input_shape) == ("inference.json", [1, 3, 16, 24])
     assert load(folder / deploy.model, "paddle").inputs[0].shape == (1, 3, 16, 24)
+
+
+def test_a_sum_of_many_resized_branches_at_a_fixed_shape(tmp_path):
+    """Paddle Inference fuses such sums with their ReLU into a kernel of oneDNN that gives other numbers."""
+    paddle.seed(0)
+    widths, ones = (8, 16, 32, 64), (1, 1, 1, 1)
+    model = HRNet(
+        stage1_num_blocks=ones[:1],
+        stage1_num_channels=widths[:1],
+        stage2_num_blocks=ones[:2],
+        stage2_num_channels=widths[:2],
+        stage3_num_modules=1,
+        stage3_num_blocks=ones[:3],
+        stage3_num_channels=widths[:3],
+        stage4_num_modules=1,
+        stage4_num_blocks=ones,
+        stage4_num_channels=widths,
+    )
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            weight.set_value(paddle.randn(weight.shape) * (2 / np.prod(weight.shape[1:])) ** 0.5)
+    assert export(model, tmp_path, logits=first, shape=(1, 3, 32, 32), output_op="none").error < 1e-4
 
 
 def test_the_onnx_file_beside_the_names_of_fastdeploy_is_described(net, tmp_path):

@@ -262,6 +262,64 @@ def test_sizes_are_read_once_and_folded_where_they_are_known() -> None:
     assert_same(layer, batch, (3, 3, 12, 16))
 
 
+def test_open_axes_of_several_inputs_are_not_said_to_be_equal() -> None:
+    class Add(nn.Layer):
+        def forward(self, x, y):
+            return x + F.adaptive_avg_pool2d(y, 1)
+
+    layer = capture(Add(), [InputSpec([None, 3, None, None], "float32", name) for name in ("x", "y")], verify=False)
+    x, y = (
+        [side.dim_param or side.dim_value for side in i.type.tensor_type.shape.dim] for i in to_onnx(layer).graph.input
+    )
+    assert (x, y) == (["batch", 3, "x.height", "x.width"], ["batch", 3, "y.height", "y.width"])
+
+
+def test_a_multiple_of_the_size_is_a_factor() -> None:
+    """ONNX Runtime's fast kernels take factors, not sizes."""
+    grown = {"size": [24, 48], "mode": "bilinear"}
+    layer = captured(Of(lambda s, x: F.interpolate(F.interpolate(x, **grown), size=[36, 50], mode="bilinear")))
+    model = to_onnx(layer, shapes=[(-1, 3, 12, 16)])
+    first, second = (node for node in model.graph.node if node.op_type == "Resize")
+    scales = {item.name: item for item in model.graph.initializer}[first.input[2]]
+    assert onnx.numpy_helper.to_array(scales).tolist() == [1, 1, 2, 3] and len(first.input) == 3
+    assert len(second.input) == 4  # 36 is not a multiple of 24
+    assert_same(layer, model, (2, 3, 12, 16))
+
+
+def _depthwise(read_by: nn.Layer, channels: int = 10) -> nn.Layer:
+    layer = nn.Sequential(
+        nn.Conv2D(3, channels, 1),
+        nn.Conv2D(channels, channels, 3, stride=2, padding=1, groups=channels),
+        nn.BatchNorm2D(channels),
+        nn.Hardswish(),
+        read_by,
+    )
+    layer[2]._mean.set_value(np.linspace(-1, 1, channels, dtype=np.float32))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "read_by, channels, written",
+    [
+        (lambda: nn.Conv2D(10, 4, 1), 10, 12),
+        (lambda: nn.Sequential(nn.Conv2D(10, 4, 3, bias_attr=False), nn.BatchNorm2D(4)), 10, 12),
+        (lambda: nn.Conv2D(12, 4, 1), 12, 12),  # a multiple of four as it is
+        (lambda: nn.Conv2D(6, 4, 1), 6, 6),  # few
+        (lambda: nn.Conv2D(10, 4, 1, groups=2), 10, 10),  # its groups would be others
+        (lambda: nn.AdaptiveAvgPool2D(1), 10, 10),  # the model's output
+    ],
+)
+def test_depthwise_convolutions_are_of_a_multiple_of_four_channels(read_by, channels, written) -> None:
+    """ONNX Runtime computes others several times more slowly; what is added has no effect."""
+    layer = captured(_depthwise(read_by(), channels))
+    model = to_onnx(layer)
+    filters = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    (depthwise,) = (node for node in model.graph.node if node.op_type == "Conv" and filters[node.input[1]][1] == 1)
+    assert filters[depthwise.input[1]][0] == written
+    assert [node.op_type for node in model.graph.node].count("Pad") == (written != channels)
+    assert_same(layer, model, (2, 3, 12, 16))
+
+
 def test_batch_norm_and_bias_are_folded() -> None:
     model = to_onnx(captured(_conv_bn()))
     assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]

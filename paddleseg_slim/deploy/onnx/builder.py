@@ -79,6 +79,7 @@ class Builder:
         nodes: ONNX nodes so far, in order.
         initializers: constants so far, by name.
         same_size: tensor -> one of its size, of which its sizes are read.
+        added_channels: value -> channels that its tensor has behind the last (see `channels`).
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Builder:
         self.opset = opset
         self.int32_bias, self.signed_middle, self.integer_sizes = int32_bias, signed_middle, integer_sizes
         self.same_size: dict[str, str] = {}
+        self.added_channels: dict[Value, int] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.cache: dict[Any, str] = {}

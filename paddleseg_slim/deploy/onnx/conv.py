@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.deploy.onnx.builder import Builder, writes
+from paddleseg_slim.deploy.onnx.channels import add_channels
 from paddleseg_slim.deploy.onnx.fold import TRANSPOSED, Folded, fold, scaled_filter
 from paddleseg_slim.deploy.onnx.quant import quantized_bias
 from paddleseg_slim.errors import UserError
@@ -66,9 +67,11 @@ def _convolve(b: Builder, node: Node, kind: str, x: Value, attrs: dict[str, Any]
     """Write the convolution with everything folded into it; the folded nodes are bound to its output."""
     folded = fold(b, node)
     filters = node.value("filter")
-    inputs = [b.ref(x), _filter(b, node, filters, folded)]
+    added = add_channels(b, node, folded)
+    inputs = [_with_channels(b, node, x, added), _filter(b, node, x, folded, added)]
+    attrs["group"] += added
     if folded.bias is not None:
-        bias = folded.bias.astype(np.float32)
+        bias = np.pad(folded.bias, (0, added)).astype(np.float32)
         quantized = quantized_bias(b, node, x, filters, bias) if b.int32_bias and node.op not in TRANSPOSED else None
         inputs.append(quantized or b.constant(bias, b.unique(f"{node.name}.bias")))
     name = b.op(kind, inputs, node, last=True, output=folded.out.name, **attrs)
@@ -77,12 +80,23 @@ def _convolve(b: Builder, node: Node, kind: str, x: Value, attrs: dict[str, Any]
     return name
 
 
-def _filter(b: Builder, node: Node, filters: Value, folded: Folded) -> str:
-    if folded.scale is None:
+def _with_channels(b: Builder, node: Node, x: Value, added: int) -> str:
+    """``x`` with this many channels of zeros behind the last."""
+    if not added:
+        return b.ref(x)
+    return b.op("Pad", [b.ref(x), b.integers([0, 0, 0, 0, 0, added, 0, 0])], node)
+
+
+def _filter(b: Builder, node: Node, x: Value, folded: Folded, added: int) -> str:
+    filters, read = node.value("filter"), b.added_channels.get(x, 0)
+    if folded.scale is None and not added and not read:
         return b.ref(filters)
     weight = b.array(filters)
     assert weight is not None
-    return b.constant(scaled_filter(node, weight, folded.scale), b.unique(f"{node.name}.weight"))
+    if folded.scale is not None:
+        weight = scaled_filter(node, weight, folded.scale)
+    weight = np.pad(weight, ((0, added), (0, read), (0, 0), (0, 0)))
+    return b.constant(weight, b.unique(f"{node.name}.weight"))
 
 
 def need_nchw(node: Node) -> None:

@@ -24,14 +24,30 @@ def _resize(b: Builder, node: Node) -> str:
         return b.op("Expand", [b.ref(x), b.join([1, 1, *sizes], node)], node, last=True)
     if sizes is not None and tuple(sizes) == b.shape(x)[2:]:
         return b.ref(x)
+    scales = _scales(b, node, sizes)
     inputs = [b.ref(x), ""]
-    if sizes is None:
-        scales = [float(scale) for scale in node.attrs["scale"]] or [float(_given(b, node, "scale_tensor"))]
-        scales = scales * 2 if len(scales) == 1 else scales
-        inputs.append(b.constant(np.array([1.0, 1.0, *scales], np.float32)))
-    else:
+    if scales is None:
+        assert sizes is not None
         inputs += ["", b.join([*b.dims(x, 0, 2, node), *sizes], node)]
+    else:
+        inputs.append(b.constant(np.array([1.0, 1.0, *scales], np.float32)))
     return b.op("Resize", inputs, node, last=True, **_rule(node))
+
+
+def _scales(b: Builder, node: Node, sizes: list[Number] | None) -> list[float] | None:
+    """Factors of height and width; where ``sizes`` are given, only if they are known multiples of the input's.
+
+    ONNX Runtime has a fast kernel for integer factors that it does not take for the same sizes.
+    """
+    if sizes is None:
+        scales = [float(scale) for scale in node.attrs["scale"]] or [_given(b, node, "scale_tensor")]
+        return scales * 2 if len(scales) == 1 else scales
+    result = []
+    for before, after in zip(b.shape(node.value("x"))[2:], sizes):
+        if before < 1 or not isinstance(after, int) or after % before:
+            return None
+        result.append(after / before)
+    return result if len(result) == len(sizes) else None
 
 
 def _given(b: Builder, node: Node, argument: str) -> float:

@@ -133,11 +133,12 @@ def graph_to_onnx(
             builder.write(node)
     for value in outputs:
         _name_output(builder, value)
+    several = len(graph.inputs) > 1
     proto = helper.make_graph(
         builder.nodes,
         "model",
-        [_info(value, tuple(shape)) for value, shape in zip(graph.inputs, shapes)],
-        [_info(value, builder.shape(value), output_name(value)) for value in outputs],
+        [_info(v, v.name, shape, f"{v.name}." if several else "") for v, shape in zip(graph.inputs, shapes)],
+        [_info(v, output_name(v), builder.shape(v), None) for v in outputs],
         list(builder.initializers.values()),
     )
     model = helper.make_model(
@@ -166,15 +167,14 @@ def output_name(value: Value) -> str:
     return value.name if value.producer is not None else f"{value.name}.out"
 
 
-def _info(value: Value, shape: tuple[int, ...], name: str = "") -> onnx.ValueInfoProto:
+def _info(value: Value, name: str, shape: Sequence[int], prefix: str | None) -> onnx.ValueInfoProto:
+    """Name, type and shape. Open axes are called ``batch``, ``{prefix}height``, ...: what has one name has one size."""
     sides: list[int | str | None] = []
     for axis, size in enumerate(shape):
         if size != -1:
             sides.append(size)
         elif axis == 0:
             sides.append("batch")
-        elif value.producer is None and axis < len(_AXES):
-            sides.append(_AXES[axis])
         else:
-            sides.append(None)
-    return helper.make_tensor_value_info(name or value.name, DTYPES[value.dtype], sides)
+            sides.append(None if prefix is None or axis >= len(_AXES) else prefix + _AXES[axis])
+    return helper.make_tensor_value_info(name, DTYPES[value.dtype], sides)

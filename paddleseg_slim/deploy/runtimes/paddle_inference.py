@@ -13,6 +13,9 @@ from paddleseg_slim.deploy.runtimes.machine import cpu_flags, cpu_name
 from paddleseg_slim.deploy.runtimes.paddle_program import read_interface
 from paddleseg_slim.errors import UserError
 
+WRONG_PASSES = ("onednn_placement_pass", "elementwise_act_onednn_fuse_pass")
+"""Of oneDNN over PIR programs."""
+
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
@@ -58,8 +61,11 @@ class PaddleRuntime(Runtime):
         self._results = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
 
     def _use_cpu(self, config: Any) -> None:
-        """oneDNN on. Its placement pass makes Paddle 3.3 abort on interpolation in PIR programs, which run on oneDNN
-        kernels without it; old programs need the pass for that (measured: four times slower without).
+        """oneDNN on, without two of its passes over PIR programs (Paddle 3.3).
+
+        The placement pass makes Paddle abort on interpolation; programs run on oneDNN kernels without it. Old programs
+        need it for that (measured: four times slower without). The fusion of sums with their activation gives wrong
+        numbers where HRNet adds its branches at a fixed size (by a third of the range of the logits), and no time.
         """
         if self.options.precision not in ("fp32", "bf16"):
             raise UserError(
@@ -69,7 +75,8 @@ class PaddleRuntime(Runtime):
         config.enable_mkldnn()
         config.set_cpu_math_library_num_threads(self.options.thread_count)
         if self._is_pir:
-            config.delete_pass("onednn_placement_pass")
+            for name in WRONG_PASSES:
+                config.delete_pass(name)
         if self.options.precision == "bf16":
             config.enable_mkldnn_bfloat16()
 
