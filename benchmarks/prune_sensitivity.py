@@ -66,12 +66,14 @@ def brute_force(
     for name, kept in points:
         gated = insert_gates(groups, [name])
         graph = extract(gated.graph, gated.graph.inputs, [data.outputs(gated.graph.outputs)])
-        run = engine.prepare(graph, {n: tensors[n] for n in graph.parameters})
+        image = groups.model.eval_graph.inputs[0]
+        shapes = {image.name: (image.shape[0], *groups.sizes.shape(image)[1:])}
+        run = engine.prepare(graph, {n: tensors[n] for n in graph.parameters}, shapes)
         feeds = gated.feeds(groups.keep({name: keep_best(importance[name], kept)}))
         metric, began, cpu = data.accumulator(), time.perf_counter(), time.process_time()
         for batch in data.batches(0):
             read = time.perf_counter()
-            output = run({groups.model.eval_graph.inputs[0].name: np.asarray(batch["img"]), **feeds})
+            output = run({image.name: np.asarray(batch["img"]), **feeds})
             metric.update(next(iter(output.values())), batch)
             seconds[1] += time.perf_counter() - read
         seconds += time.perf_counter() - began, 0.0, time.process_time() - cpu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,15 @@ class OnnxExecutor:
         require_engine("onnxruntime")
         self._threads = RuntimeOptions(threads=threads).thread_count
 
-    def prepare(self, graph: Graph, tensors: Mapping[str, Any]) -> Runner:
+    def prepare(
+        self, graph: Graph, tensors: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None = None
+    ) -> Runner:
         """Write ``graph`` as an ONNX model in memory and start a session (0.1 - 1 s); see `graph.Executor`.
 
         Args:
             graph: inputs with an axis of -1 take any length there.
             tensors: an array or a Paddle tensor for every parameter of the graph.
+            shapes: of inputs by name, instead of the graph's.
 
         Raises:
             UserError: an op has no ONNX function; the message names the node.
@@ -46,7 +49,8 @@ class OnnxExecutor:
         from paddleseg_slim.deploy.onnx import graph_to_onnx, output_name
 
         arrays = {name: _array(tensors[name]) for name in graph.parameters}
-        model = graph_to_onnx(graph, arrays, check=False)
+        sizes = [(shapes or {}).get(value.name, value.shape) for value in graph.inputs]
+        model = graph_to_onnx(graph, arrays, sizes, check=False)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = self._threads
         settings.inter_op_num_threads = 1

@@ -5,7 +5,7 @@ Other engines implement the same two methods and are handed in from outside; thi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,12 +35,16 @@ class Executor(Protocol):
 
     name: str
 
-    def prepare(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> Runner:
+    def prepare(
+        self, graph: Graph, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]] | None = None
+    ) -> Runner:
         """Make ``graph`` ready (a session, an engine); may be slow, so prepare once and run often.
 
         Args:
             graph: any graph, usually a part cut by `extract` or `split`.
             tensors: an array for every parameter of the graph.
+            shapes: of inputs by name, -1 for any length, where more is known than the graph says; an engine may take
+                faster kernels then, and refuse arrays of another shape.
 
         Raises:
             UserError: the engine lacks an op; the message names the node.
@@ -53,8 +57,10 @@ class PaddleExecutor:
 
     name = "paddle"
 
-    def prepare(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> Runner:
-        """Bind the calls of ``graph`` to ``tensors`` (arrays or Paddle tensors, the latter shared)."""
+    def prepare(
+        self, graph: Graph, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]] | None = None
+    ) -> Runner:
+        """Bind the calls of ``graph`` to ``tensors`` (arrays or Paddle tensors, the latter shared), for any shapes."""
         table = {name: _tensor(tensors[name]) for name in graph.parameters}
         plan = Plan(graph, graph.output_values())
         parameters: list[tuple[int, dict[str, Any], str]] = [(slot, table, name) for slot, name in plan.parameters]

@@ -252,12 +252,19 @@ class _Batch:
 def _round(
     groups: ChannelGroups, data: Data, executor: Executor, tails: Sequence[Tail], start: int
 ) -> Iterator[_Batch]:
-    """The batches from number ``start`` on, with these tails made ready."""
-    tensors = dict(groups.model.tensors())
-    head = Head(groups, tails, executor, data.outputs)
-    points = {tail.group: tail.ready(executor, tensors) for tail in tails}
+    """The batches from number ``start`` on, with these tails made ready.
+
+    They are made for images of the sample size, until others come: engines take faster kernels for sizes they know.
+    """
+    tensors, sized = dict(groups.model.tensors()), None
+    sample = groups.sizes.shape(groups.model.eval_graph.inputs[0])[1:]
     for batch in data.batches(start):
-        values, output = head.run(np.asarray(batch["img"]))
+        images = np.asarray(batch["img"])
+        if sized is None or (sized and images.shape[1:] != sample):
+            sized = images.shape[1:] == sample
+            head = Head(groups, tails, executor, data.outputs, sized)
+            points = {tail.group: tail.ready(executor, tensors, sized) for tail in tails}
+        values, output = head.run(images)
         yield _Batch({**batch, "original": output}, values, output, points)
 
 

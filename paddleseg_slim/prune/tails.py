@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from paddleseg_slim.graph.executor import Executor
 from paddleseg_slim.graph.ir import Graph, Node, Value
 from paddleseg_slim.graph.part import extract, part_behind
+from paddleseg_slim.graph.shapes import ShapeRun, infer_shapes
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.gates import Gate, insert_gates
 
@@ -33,7 +34,8 @@ class Tail:
     Attributes:
         group: its name.
         graph: with gates; its only output is the model's. None where that does not depend on the group.
-        reads: names of the values of the untouched model that it is fed with.
+        reads: names of the values of the untouched model that it is fed with, and their shapes where images have the
+            sample size; -1 is the batch.
         masks: (one of these values, gate): by what it is to be multiplied.
         gates: what the graph is fed with besides.
         macs: multiply-accumulates of one image at the sample size.
@@ -42,17 +44,18 @@ class Tail:
 
     group: str
     graph: Graph | None
-    reads: tuple[str, ...] = ()
+    reads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     masks: tuple[tuple[str, Gate], ...] = ()
     gates: tuple[Gate, ...] = ()
     macs: int = 0
     largest: int = 0
 
-    def ready(self, executor: Executor, tensors: Mapping[str, Any]) -> Points:
-        """Make it ready for an engine, with these parameters by name."""
+    def ready(self, executor: Executor, tensors: Mapping[str, Any], sized: bool = False) -> Points:
+        """Make it ready for an engine, with these parameters by name; ``sized`` for images of the sample size alone."""
         if self.graph is None:
             return lambda values, output, alive: (output for _ in alive)
-        run = executor.prepare(self.graph, {name: tensors[name] for name in self.graph.parameters})
+        used = {name: tensors[name] for name in self.graph.parameters}
+        run = executor.prepare(self.graph, used, self.reads if sized else None)
 
         def points(values: Values, output: np.ndarray, alive: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             masked = {name: values[name].copy() for name, _ in self.masks}
@@ -91,17 +94,25 @@ class Head:
         tails: whose values are wanted.
         executor: the engine.
         pick: picks from the model's outputs the one that counts.
+        sized: for images of the sample size alone.
     """
 
     def __init__(
-        self, groups: ChannelGroups, tails: Sequence[Tail], executor: Executor, pick: Callable[[Any], Any]
+        self,
+        groups: ChannelGroups,
+        tails: Sequence[Tail],
+        executor: Executor,
+        pick: Callable[[Any], Any],
+        sized: bool = False,
     ) -> None:
         graph = groups.model.eval_graph
         self._input, output = graph.inputs[0].name, output_of(graph, pick)
         reads = dict.fromkeys(name for tail in tails for name in tail.reads if name != self._input)
         part = extract(graph, graph.inputs, [output, *map(graph.value, reads)])
         tensors = dict(groups.model.tensors())
-        self._run, self._output = executor.prepare(part, {name: tensors[name] for name in part.parameters}), output.name
+        used = {name: tensors[name] for name in part.parameters}
+        self._run = executor.prepare(part, used, _any_batch(groups) if sized else None)
+        self._output = output.name
 
     def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What the tails read, and the output, of a batch ``[N, C, H, W]``."""
@@ -120,11 +131,19 @@ def output_of(graph: Graph, pick: Callable[[Any], Any]) -> Value:
 def find_tails(groups: ChannelGroups, names: Iterable[str], pick: Callable[[Any], Any]) -> list[Tail]:
     """The tails of these groups, to the output that ``pick`` takes from the model's."""
     output = output_of(groups.model.eval_graph, pick)
-    readers = _readers(groups)
-    return [_tail(groups, name, readers.get(name, []), output) for name in names]
+    graph, readers = groups.model.eval_graph, _readers(groups)
+    shapes = _any_batch(groups)
+    sizes = infer_shapes(graph, [shapes[value.name] for value in graph.inputs])
+    return [_tail(groups, name, readers.get(name, []), output, sizes) for name in names]
 
 
-def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Value) -> Tail:
+def _any_batch(groups: ChannelGroups) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's inputs at the sample size, in batches of any size."""
+    inputs = groups.model.eval_graph.inputs
+    return {value.name: (value.shape[0], *groups.sizes.shape(value)[1:]) for value in inputs}
+
+
+def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Value, sizes: ShapeRun) -> Tail:
     part = part_behind(groups.model.eval_graph, readers, output)
     if part is None:
         return Tail(name, None)
@@ -132,7 +151,7 @@ def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Val
     nodes = [groups.model.eval_graph.node(node.name) for node in part.nodes]
     macs = sum(groups.node_macs(node) for node in nodes)
     largest = max(math.prod(groups.sizes.shape(value)) for node in nodes for value in node.output_values())
-    reads = tuple(value.name for value in part.inputs)
+    reads = {value.name: sizes.shape(groups.model.eval_graph.value(value.name)) for value in part.inputs}
     return Tail(name, gated.graph, reads, gated.masks, gated.gates, macs, largest)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from paddle import nn
 from prune.matrix import captured, difference, outputs, run_gated
 
 import paddleseg_slim.models  # noqa: F401
+from paddleseg_slim.deploy.executor import OnnxExecutor
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.executor import PaddleExecutor
 from paddleseg_slim.metrics import SegmentationAccumulator
@@ -110,14 +112,42 @@ def test_tails_equal_the_whole_gated_model(name: str) -> None:
     assert all(0 < tail.macs < whole for tail in tails) and tails[-1].macs < 0.9 * whole
     assert len(rounds_of(found, tails, 2)) == 1 < len(rounds_of(found, tails, 4096))
     order = np.random.default_rng(1)
-    for tail in tails:
+    for tail, (engine, sized) in product(tails, ((PaddleExecutor(), False), (OnnxExecutor(1), True))):
         channels = order.permutation(found.by_name[tail.group].width)
         kept = [{tail.group: np.sort(channels[: len(channels) // parts])} for parts in (2, 4)]
-        points = tail.ready(PaddleExecutor(), tensors)(values, output, [found.keep(few) for few in kept])
+        points = tail.ready(engine, tensors, sized)(values, output, [found.keep(few) for few in kept])
         for gated, few in zip(points, kept, strict=True):
             assert difference([gated], outputs(cut(found, few), x)[:1]) < 1e-4, tail.group
     again, _ = Head(found, tails, PaddleExecutor(), lambda o: o[0]).run(x)
     assert all(np.array_equal(values[name], again[name]) for name in values)  # no point has changed them
+
+
+def test_images_of_several_sizes() -> None:
+    """Engines are made for the size that comes first, and for any size when another one comes."""
+    paddle.seed(3)
+    groups, prepared = find_groups(captured(Net()), 16), []
+
+    class Engine(OnnxExecutor):
+        def prepare(self, graph: Any, tensors: Any, shapes: Any = None) -> Any:
+            prepared.append(None if shapes is None else [shape for shape in shapes.values() if len(shape) == 4])
+            return super().prepare(graph, tensors, shapes)
+
+    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+        for number, size in list(enumerate((16, 16, 24, 16)))[start:]:
+            x = np.random.default_rng(number).standard_normal((2, 3, size, size)).astype("float32")
+            label = outputs(groups.model, x)[0].argmax(1)
+            label[:, :4] = 0
+            yield {"img": x, "label": label}
+
+    several = Data(batches, 4, lambda: SegmentationAccumulator(CLASSES), lambda o: o[0], 2)
+    importance = scores(groups, "l1_norm")
+    expected = analyse(groups, importance, several, PaddleExecutor(), ratios=RATIOS)
+    got = analyse(groups, importance, several, Engine(1), ratios=RATIOS)
+    for name, curve in expected.groups.items():
+        assert got.groups[name].losses == pytest.approx(curve.losses, abs=2e-3)  # a pixel between two classes
+    tails = len(groups.groups) + 1
+    assert len(prepared) == 2 * tails and prepared[tails:] == [None] * tails
+    assert all(shape[0] == -1 and shape[2:] == (16, 16) for shapes in prepared[:tails] for shape in shapes)
 
 
 def test_rounds_are_the_same_as_one(groups: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
