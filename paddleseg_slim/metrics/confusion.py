@@ -31,19 +31,37 @@ def confusion_matrix(
     """
     if prediction.shape != label.shape:
         raise ValueError(f"predictions of shape {prediction.shape}, labels of shape {label.shape}")
-    ignored = label == ignore_index
-    rows = np.where(ignored, 0, label).astype(np.int64)
-    if rows.size and not (rows.min() >= 0 and rows.max() < num_classes):
-        wrong = int(rows.max() if rows.max() >= num_classes else rows.min())
-        raise UserError(
-            f"A label is {wrong}: not a class (0 to {num_classes - 1}), nor {ignore_index} (ignored).",
-            "Correct the label files or `num_classes` of the dataset.",
-        )
-    if prediction.size and not (prediction.min() >= 0 and prediction.max() < num_classes):
+    if not 0 <= ignore_index <= _MOST_LABELS:
+        counted = label != ignore_index
+        prediction, label = prediction[counted], label[counted]
+    if not label.size:
+        return np.zeros((num_classes, num_classes), np.int64)
+    lowest, highest = int(label.min()), int(label.max())
+    if lowest < 0 or highest > _MOST_LABELS:
+        raise _no_class(lowest if lowest < 0 else highest, num_classes, ignore_index)
+    if prediction.min() < 0 or prediction.max() >= num_classes:
         raise ValueError(f"predictions from {prediction.min()} to {prediction.max()} for {num_classes} classes")
-    counts = np.bincount((rows * num_classes + prediction).ravel(), minlength=num_classes**2)
-    counts[:num_classes] -= np.bincount(prediction[ignored], minlength=num_classes)  # counted as class 0 above
-    return counts.reshape(num_classes, num_classes).astype(np.int64)
+    rows = max(highest + 1, num_classes)
+    pairs = label.astype(np.int64) * num_classes + prediction
+    counts = np.bincount(pairs.ravel(), minlength=rows * num_classes).reshape(rows, num_classes)
+    wrong = [row for row in np.flatnonzero(counts[num_classes:].any(axis=1)) + num_classes if row != ignore_index]
+    if wrong:
+        raise _no_class(int(wrong[-1]), num_classes, ignore_index)
+    matrix = counts[:num_classes].astype(np.int64)
+    if 0 <= ignore_index < num_classes:
+        matrix[ignore_index] = 0
+    return matrix
+
+
+_MOST_LABELS = 1 << 16
+"""A label above is none, and no place to count in."""
+
+
+def _no_class(label: int, num_classes: int, ignore_index: int) -> UserError:
+    return UserError(
+        f"A label is {label}: not a class (0 to {num_classes - 1}), nor {ignore_index} (ignored).",
+        "Correct the label files or `num_classes` of the dataset.",
+    )
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:

@@ -44,6 +44,16 @@ def test_an_ignored_value_counts_for_nothing_whatever_it_is(dtype: type, ignore_
         assert matrix[ignore_index].sum() == 0
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 10**6])
+def test_an_ignored_value_may_be_any_number(ignore_index: int) -> None:
+    label = np.array([0, 1, ignore_index, 3, 0])
+    assert confusion_matrix(np.array([0, 1, 2, 3, 1]), label, 4, ignore_index).sum() == 4
+    label[1] = 4
+    with pytest.raises(UserError, match="is 4:"):
+        confusion_matrix(np.array([0, 1, 2, 3, 1]), label, 4, ignore_index)
+    assert not confusion_matrix(np.array([0]), np.array([ignore_index]), 4, ignore_index).any()
+
+
 def test_hand_worked_example() -> None:
     matrix = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
     np.testing.assert_allclose(class_iou(matrix), [3 / 6, 4 / 7, np.nan])
@@ -128,7 +138,7 @@ def test_nothing_but_ignored_pixels_is_an_error_not_nan() -> None:
         accumulator.result()
 
 
-@pytest.mark.parametrize("wrong", [3, 254, -1])
+@pytest.mark.parametrize("wrong", [3, 254, -1, 10**9])
 def test_a_label_that_is_no_class_is_refused_by_its_value(wrong: int) -> None:
     logits, label = scene(6, 3)
     label[0, 5, 5] = wrong
