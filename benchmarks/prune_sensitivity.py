@@ -59,15 +59,19 @@ def brute_force(
     engine: Executor,
     importance: dict[str, np.ndarray],
     points: list[tuple[str, int]],
+    sized: bool,
 ) -> tuple[dict[tuple[str, int], float], np.ndarray]:
-    """Metric of each point by a full evaluation; the seconds that all took, those after reading, those of the CPU."""
+    """Metric of each point by a full evaluation; the seconds that all took, those after reading, those of the CPU.
+
+    ``sized``: the engine is told the size of the images, as the analysis tells it; an evaluation leaves it open.
+    """
     found, seconds = {}, np.zeros(3)
     tensors = dict(groups.model.tensors())
     for name, kept in points:
         gated = insert_gates(groups, [name])
         graph = extract(gated.graph, gated.graph.inputs, [data.outputs(gated.graph.outputs)])
         image = groups.model.eval_graph.inputs[0]
-        shapes = {image.name: (image.shape[0], *groups.sizes.shape(image)[1:])}
+        shapes = {image.name: (image.shape[0], *groups.sizes.shape(image)[1:])} if sized else None
         run = engine.prepare(graph, {n: tensors[n] for n in graph.parameters}, shapes)
         feeds = gated.feeds(groups.keep({name: keep_best(importance[name], kept)}))
         metric, began, cpu = data.accumulator(), time.perf_counter(), time.process_time()
@@ -135,6 +139,7 @@ class Subject:
         importance: of their channels.
         images: how many `exact` and brute force look at.
         batch_size: of brute force.
+        sized: whether brute force knows the size of the images.
         engine: of brute force, with all threads; ``alone`` has one of them for each of the ``workers``.
     """
 
@@ -143,6 +148,7 @@ class Subject:
     importance: dict[str, np.ndarray]
     images: int
     batch_size: int
+    sized: bool
     engine: Executor
     alone: Executor
     workers: int
@@ -157,7 +163,7 @@ class Subject:
         if args.engine == "paddle":
             alone, workers = engine, 1
         importance = scores(groups, "l1_norm")
-        return cls(task, groups, importance, len(samples), args.batch_size, engine, alone, workers)
+        return cls(task, groups, importance, len(samples), args.batch_size, args.sized, engine, alone, workers)
 
     def data(self, count: int, batch_size: int = TOGETHER) -> Data:
         """``count`` images of the validation set in batches."""
@@ -200,7 +206,12 @@ def compared(subject: Subject, exact: Curves, count: int) -> Brute:
     every = points_of(exact)
     sample = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, count).astype(int))]
     found, spent = brute_force(
-        subject.groups, subject.data(subject.images, subject.batch_size), subject.engine, subject.importance, sample
+        subject.groups,
+        subject.data(subject.images, subject.batch_size),
+        subject.engine,
+        subject.importance,
+        sample,
+        subject.sized,
     )  # fmt: skip
     gaps = []
     for (name, kept), score in found.items():
@@ -242,6 +253,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--brute", type=int, default=24, help="points measured by brute force")
+    parser.add_argument("--sized", action="store_true", help="tell brute force the size of the images as well")
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "paddle"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")

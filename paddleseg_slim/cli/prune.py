@@ -34,9 +34,6 @@ _OF_CHANNELS: dict[str, Any] = {
 }
 """Options that only the removal of channels has, and what they are when not given."""
 
-_OF_LABELS = ("taylor", "fisher")
-"""Sensitivities and criteria that look at labels."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The tutorial's flags and what this package adds."""
@@ -86,7 +83,7 @@ def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sensitivity_images", type=int, metavar="N", help="how many; default: all, 16 (fast, refit), 24 (taylor)"
     )
-    group.add_argument("--label_free", action="store_true", help="without labels: how far outputs move, not the metric")
+    group.add_argument("--label_free", action="store_true", help="exact, fast: how far outputs move, not the metric")
     group.add_argument("--sensitivity_file", metavar="FILE", help="curves of another run, or PaddleSlim's sen.pickle")
 
 
@@ -174,10 +171,6 @@ def settle(args: argparse.Namespace) -> None:
         args.criterion = known.get("criterion", "obs" if args.sensitivity == "refit" else "l1_norm")
     if args.sensitivity == "refit":
         _check_refit(args, source)
-    labelled = {"--sensitivity": args.sensitivity, "--criterion": args.criterion}
-    needs = next((f"{flag} {name}" for flag, name in labelled.items() if name in _OF_LABELS), None)
-    if args.label_free and needs:
-        raise UserError(f"{needs} takes gradients of the loss, --label_free looks at no labels.", "Choose another.")
 
 
 def _check_refit(args: argparse.Namespace, source: str) -> None:

@@ -197,16 +197,6 @@ def test_what_contradicts_the_refit_is_refused(more: list[str], text: str, tmp_p
     assert (chosen.sensitivity, chosen.criterion) == ("fast", "l1_norm")
 
 
-@pytest.mark.parametrize("more", [["--sensitivity", "taylor"], ["--criterion", "fisher"]])
-def test_gradients_of_the_loss_need_labels(more: list[str]) -> None:
-    parser = argparse.ArgumentParser()
-    prune.add_arguments(parser)
-    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
-    prune.settle(parser.parse_args([*base, *more]))
-    with pytest.raises(UserError, match=f"{' '.join(more)} takes gradients"):
-        prune.settle(parser.parse_args([*base, *more, "--label_free"]))
-
-
 def test_curves_of_a_file_say_how_they_were_made(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     prune.add_arguments(parser)
