@@ -33,6 +33,9 @@ class Session:
 def start(args: argparse.Namespace) -> Session:
     """Check Paddle, then set the log, the device and the threads that ``args`` ask for.
 
+    Paddle's signal handlers are taken off: at SIGTERM they ask for locks that the code just interrupted may hold, and
+    the process hangs instead of ending (seen in a run of Paddle Inference).
+
     Raises:
         UserError: Paddle is missing or unsupported, or this machine cannot honour a flag.
     """
@@ -41,6 +44,9 @@ def start(args: argparse.Namespace) -> Session:
     from paddleseg_slim.train.logging import setup_logging
 
     setup_logging()
+    import paddle
+
+    paddle.disable_signal_handler()
     if hasattr(args, "seed"):
         arguments.at_least(args, seed=0)
     chosen = device.set_device(getattr(args, "device", None))
@@ -48,8 +54,6 @@ def start(args: argparse.Namespace) -> Session:
     if precision(args) == "fp32" and getattr(args, "amp_level", "O1") != "O1":
         raise UserError(f"--amp_level {args.amp_level} is given without --precision fp16.", "Add it, or leave it out.")
     threads = device.set_threads(getattr(args, "threads", None))
-    import paddle
-
     if paddle.distributed.ParallelEnv().nranks > 1 and not paddle.distributed.is_initialized():
         paddle.distributed.init_parallel_env()
     if paddle.distributed.get_rank() > 0:
