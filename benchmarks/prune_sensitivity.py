@@ -39,7 +39,7 @@ from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.gates import insert_gates
 from paddleseg_slim.prune.ranking import scores
 from paddleseg_slim.prune.sensitivity import EXACT_RATIOS, FAST_IMAGES, FAST_RATIOS, TOGETHER, Data, analyse
-from paddleseg_slim.prune.tails import find_tails
+from paddleseg_slim.prune.tails import find_tails, input_shapes
 from paddleseg_slim.prune.taylor import TAYLOR_IMAGES, gate_gradients, taylor_curves
 from paddleseg_slim.tasks import build_task
 from paddleseg_slim.train.evaluate import batches
@@ -70,14 +70,13 @@ def brute_force(
     for name, kept in points:
         gated = insert_gates(groups, [name])
         graph = extract(gated.graph, gated.graph.inputs, [data.outputs(gated.graph.outputs)])
-        image = groups.model.eval_graph.inputs[0]
-        shapes = {image.name: (image.shape[0], *groups.sizes.shape(image)[1:])} if sized else None
-        run = engine.prepare(graph, {n: tensors[n] for n in graph.parameters}, shapes)
+        used = {n: tensors[n] for n in graph.parameters}
+        run = engine.prepare(graph, used, input_shapes(groups) if sized else None)
         feeds = gated.feeds(groups.keep({name: keep_best(importance[name], kept)}))
         metric, began, cpu = data.accumulator(), time.perf_counter(), time.process_time()
         for batch in data.batches(0):
             read = time.perf_counter()
-            output = run({image.name: np.asarray(batch["img"]), **feeds})
+            output = run({groups.model.eval_graph.inputs[0].name: np.asarray(batch["img"]), **feeds})
             metric.update(next(iter(output.values())), batch)
             seconds[1] += time.perf_counter() - read
         seconds += time.perf_counter() - began, 0.0, time.process_time() - cpu

@@ -111,7 +111,7 @@ class Head:
         part = extract(graph, graph.inputs, [output, *map(graph.value, reads)])
         tensors = dict(groups.model.tensors())
         used = {name: tensors[name] for name in part.parameters}
-        self._run = executor.prepare(part, used, _any_batch(groups) if sized else None)
+        self._run = executor.prepare(part, used, input_shapes(groups) if sized else None)
         self._output = output.name
 
     def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -132,12 +132,12 @@ def find_tails(groups: ChannelGroups, names: Iterable[str], pick: Callable[[Any]
     """The tails of these groups, to the output that ``pick`` takes from the model's."""
     output = output_of(groups.model.eval_graph, pick)
     graph, readers = groups.model.eval_graph, _readers(groups)
-    shapes = _any_batch(groups)
+    shapes = input_shapes(groups)
     sizes = infer_shapes(graph, [shapes[value.name] for value in graph.inputs])
     return [_tail(groups, name, readers.get(name, []), output, sizes) for name in names]
 
 
-def _any_batch(groups: ChannelGroups) -> dict[str, tuple[int, ...]]:
+def input_shapes(groups: ChannelGroups) -> dict[str, tuple[int, ...]]:
     """Shapes of the model's inputs at the sample size, in batches of any size."""
     inputs = groups.model.eval_graph.inputs
     return {value.name: (value.shape[0], *groups.sizes.shape(value)[1:]) for value in inputs}

@@ -47,7 +47,7 @@ def _scales(b: Builder, node: Node, sizes: list[Number] | None) -> list[float] |
         if before < 1 or not isinstance(after, int) or after % before:
             return None
         result.append(after / before)
-    return result if len(result) == len(sizes) else None
+    return result
 
 
 def _given(b: Builder, node: Node, argument: str) -> float:

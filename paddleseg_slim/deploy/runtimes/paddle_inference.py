@@ -13,7 +13,7 @@ from paddleseg_slim.deploy.runtimes.machine import cpu_flags, cpu_name
 from paddleseg_slim.deploy.runtimes.paddle_program import read_interface
 from paddleseg_slim.errors import UserError
 
-WRONG_PASSES = ("onednn_placement_pass", "elementwise_act_onednn_fuse_pass")
+_WRONG_PASSES = ("onednn_placement_pass", "elementwise_act_onednn_fuse_pass")
 """Of oneDNN over PIR programs."""
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -75,7 +75,7 @@ class PaddleRuntime(Runtime):
         config.enable_mkldnn()
         config.set_cpu_math_library_num_threads(self.options.thread_count)
         if self._is_pir:
-            for name in WRONG_PASSES:
+            for name in _WRONG_PASSES:
                 config.delete_pass(name)
         if self.options.precision == "bf16":
             config.enable_mkldnn_bfloat16()
