@@ -86,9 +86,9 @@ def brute_force(
 
 def image_runs(groups: ChannelGroups, data: Data, points: list[tuple[str, int]], images: int) -> float:
     """Full runs of the model for one image that measuring ``points`` is worth, by multiply-accumulates."""
-    macs = {tail.group: tail.macs for tail in find_tails(groups, {name for name, _ in points}, data.outputs)}
-    whole = groups.macs(groups.widths)
-    return images * (1 + sum(macs[name] for name, _ in points) / whole)
+    tails = {tail.group: tail for tail in find_tails(groups, {name for name, _ in points}, data.outputs)}
+    macs = sum(tails[name].macs for name, _ in points) + sum(tail.leaving_macs for tail in tails.values())
+    return images * (1 + macs / groups.macs(groups.widths))
 
 
 def correlation(exact: Curves, other: Curves) -> dict[str, float]:

@@ -137,11 +137,12 @@ def ours(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     theirs = json.loads((args.folder / "peer.json").read_text(encoding="utf-8"))
     rows = {"PaddleSlim": (theirs["seconds_a_point"], float(images))}
     whole = groups.macs(groups.widths)
-    share = float(np.mean([tail.macs for tail in find_tails(groups, names, task.logits)])) / whole
+    tails = find_tails(groups, names, task.logits)
     for mode, source, ratios, taken in (
         ("exact", batches, EXACT_RATIOS, images),
         ("fast", _first(batches, args.fast_images), FAST_RATIOS, args.fast_images),
     ):
+        share = float(np.mean([tail.macs + tail.leaving_macs / len(ratios) for tail in tails])) / whole
         data = _data_of(source, task)
         began = time.perf_counter()
         analyse(groups, importance, data, executor("onnxruntime", 1), mode=mode, ratios=ratios, workers=args.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,20 @@ def fold_batch_norm(layer: GraphLayer) -> list[str]:
     return folded
 
 
+def norms_behind(graph: Graph) -> dict[str, Node]:
+    """Convolution or linear layer -> the batch normalisation that directly follows it, perhaps behind a bias.
+
+    Without layers of which something else reads the weight, the bias or the product.
+    """
+    return {match.product.name: match.norm for match in _matches(graph)}
+
+
+def norm_factor(norm: Node, array: Callable[[str], np.ndarray]) -> np.ndarray:
+    """What a batch normalisation in evaluation multiplies each channel by, float64 ``[C]``; parameters by ``array``."""
+    scale, variance = (array(norm.value(argument).name).astype(np.float64) for argument in ("scale", "variance"))
+    return scale / np.sqrt(variance + norm.attrs["epsilon"])
+
+
 def _matches(graph: Graph) -> list[_Match]:
     return [match for node in graph.nodes if node.op == "batch_norm" for match in [_match(graph, node)] if match]
 
@@ -107,7 +122,7 @@ def _fold_tensors(layer: GraphLayer, match: _Match, weight: str) -> str:
     def array(argument: str) -> np.ndarray:
         return layer.tensor(match.norm.value(argument).name).numpy().astype("float64")
 
-    factor = array("scale") / np.sqrt(array("variance") + match.norm.attrs["epsilon"])
+    factor = norm_factor(match.norm, lambda name: layer.tensor(name).numpy())
     old = layer.tensor(weight).numpy()
     offset = layer.tensor(match.bias).numpy().astype("float64").reshape(-1) if match.bias else 0.0
     bias = array("bias") + (offset - array("mean")) * factor

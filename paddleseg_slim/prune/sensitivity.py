@@ -177,7 +177,8 @@ def analyse(
             """One round; what it made ready is free when it ends."""
             own = {tail.group: kept[tail.group] for tail in rounds[number]}
             pieces = _pieces(groups, scores, own, index, workers)
-            for batch in _round(groups, data, executor, rounds[number], run.batches - number * mine):
+            start, ahead = run.batches - number * mine, pool if workers > 1 else None
+            for batch in _round(groups, data, executor, rounds[number], start, ahead):
                 if number == 0:
                     _add(data, run, 0, batch.output, batch.labelled)
                     run.images += len(batch.labelled["img"])
@@ -204,12 +205,17 @@ class _Piece:
     Attributes:
         group: its name.
         rows: of the counts.
-        alive: `ChannelGroups.keep` of each point.
+        alive: `ChannelGroups.keep` of each point, and of those of the group before.
     """
 
     group: str
     rows: Sequence[int]
     alive: Sequence[np.ndarray]
+
+    @property
+    def start(self) -> int:
+        """How many points come before."""
+        return len(self.alive) - len(self.rows)
 
 
 _PIECES_A_WORKER = 4
@@ -225,10 +231,10 @@ def _pieces(
     pieces = []
     for name, widths in kept.items():
         size = max(1, -(-len(widths) // several))
+        alive = [groups.keep({name: keep_best(scores[name], k)}) for k in widths]
         for start in range(0, len(widths), size):
             few = widths[start : start + size]
-            alive = [groups.keep({name: keep_best(scores[name], k)}) for k in few]
-            pieces.append(_Piece(name, [index[name, k] for k in few], alive))
+            pieces.append(_Piece(name, [index[name, k] for k in few], alive[: start + size]))
     return pieces
 
 
@@ -249,28 +255,74 @@ class _Batch:
     points: Mapping[str, Points]
 
 
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """The model and the tails of a round, made ready for an engine.
+
+    Attributes:
+        size: of the images that they take; None for any.
+        head: of the model.
+        points: of each group.
+    """
+
+    size: tuple[int, ...] | None
+    head: Head
+    points: Mapping[str, Points]
+
+    @classmethod
+    def of(
+        cls, groups: ChannelGroups, data: Data, executor: Executor, tails: Sequence[Tail], size: tuple[int, ...] | None
+    ) -> _Ready:
+        """Made ready for images of this size, the sample size, or of any."""
+        tensors, sized = dict(groups.model.tensors()), size is not None
+        points = {tail.group: tail.ready(executor, tensors, sized) for tail in tails}
+        return cls(size, Head(groups, tails, executor, data.outputs, sized), points)
+
+    def run(self, labelled: Mapping[str, Any]) -> _Batch | None:
+        """What the model makes of a batch; None for images that this does not take."""
+        images = np.asarray(labelled["img"])
+        if self.size not in (None, images.shape[1:]):
+            return None
+        values, output = self.head.run(images)
+        return _Batch({**labelled, "original": output}, values, output, self.points)
+
+
 def _round(
-    groups: ChannelGroups, data: Data, executor: Executor, tails: Sequence[Tail], start: int
+    groups: ChannelGroups,
+    data: Data,
+    executor: Executor,
+    tails: Sequence[Tail],
+    start: int,
+    pool: ThreadPoolExecutor | None,
 ) -> Iterator[_Batch]:
     """The batches from number ``start`` on, with these tails made ready.
 
     They are made for images of the sample size, until others come: engines take faster kernels for sizes they know.
+    A pool reads and runs the batch that comes while the one before is looked at.
     """
-    tensors, sized = dict(groups.model.tensors()), None
+    source = iter(data.batches(start))
     sample = groups.sizes.shape(groups.model.eval_graph.inputs[0])[1:]
-    for batch in data.batches(start):
-        images = np.asarray(batch["img"])
-        if sized is None or (sized and images.shape[1:] != sample):
-            sized = images.shape[1:] == sample
-            head = Head(groups, tails, executor, data.outputs, sized)
-            points = {tail.group: tail.ready(executor, tensors, sized) for tail in tails}
-        values, output = head.run(images)
-        yield _Batch({**batch, "original": output}, values, output, points)
+
+    def following(ready: _Ready) -> tuple[Mapping[str, Any] | None, _Batch | None]:
+        labelled = next(source, None)
+        return labelled, None if labelled is None else ready.run(labelled)
+
+    labelled, ready, batch = next(source, None), None, None
+    while labelled is not None:
+        if ready is None or batch is None:
+            size = sample if ready is None and np.asarray(labelled["img"]).shape[1:] == sample else None
+            ready = _Ready.of(groups, data, executor, tails, size)
+            batch = ready.run(labelled)
+            assert batch is not None
+        coming = pool.submit(following, ready) if pool else None
+        yield batch
+        labelled, batch = coming.result() if coming else following(ready)
 
 
 def _measure(data: Data, run: _State, batch: _Batch, piece: _Piece) -> None:
     """Add one batch to the counts of the points of a piece."""
-    for row, output in zip(piece.rows, batch.points[piece.group](batch.values, batch.output, piece.alive)):
+    points = batch.points[piece.group](batch.values, batch.output, piece.alive, piece.start)
+    for row, output in zip(piece.rows, points, strict=True):
         _add(data, run, row, output, batch.labelled)
 
 

@@ -2,7 +2,8 @@
 
 The untouched model runs once a batch, and the values that tails read from it are kept. A point masks those of them that
 carry the group's channels and runs the tail. Gates are left only where the channels are read again further inside: they
-cost an engine its fused layers, in ONNX Runtime as much as a convolution.
+cost an engine its fused layers, in ONNX Runtime as much as a convolution. A convolution runs only for what changes of
+its input (`partial_sums`).
 
 Tails are made ready in rounds, as many at a time as memory is set aside for.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from paddleseg_slim.graph.part import extract, part_behind
 from paddleseg_slim.graph.shapes import ShapeRun, infer_shapes
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.gates import Gate, insert_gates
+from paddleseg_slim.prune.partial_sums import PartialSum, split_sums
 
 _MOST_BYTES = 2 << 30
-"""Of a round: weights, values that are read, and what the engine keeps for each tail (twice its largest value)."""
+"""Of a round: weights, what is read of two batches, and what engines keep for each tail (twice its largest value)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,47 +36,82 @@ class Tail:
     Attributes:
         group: its name.
         graph: with gates; its only output is the model's. None where that does not depend on the group.
-        reads: names of the values of the untouched model that it is fed with, and their shapes where images have the
+        reads: names of the values of the untouched model that are needed for it, and their shapes where images have the
             sample size; -1 is the batch.
-        masks: (one of these values, gate): by what it is to be multiplied.
+        sums: that it is fed with besides.
+        masks: (one of the values read, gate): by what it is to be multiplied.
         gates: what the graph is fed with besides.
+        filters: parameter of the graph that is a part of one of the model -> that one, and which input channels.
         macs: multiply-accumulates of one image at the sample size.
+        leaving_macs: of the channels that leave the sums, at all points together at most.
         largest: elements of the largest value in it, of the same image.
     """
 
     group: str
     graph: Graph | None
     reads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sums: tuple[PartialSum, ...] = ()
     masks: tuple[tuple[str, Gate], ...] = ()
     gates: tuple[Gate, ...] = ()
+    filters: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
     macs: int = 0
+    leaving_macs: int = 0
     largest: int = 0
 
     def ready(self, executor: Executor, tensors: Mapping[str, Any], sized: bool = False) -> Points:
         """Make it ready for an engine, with these parameters by name; ``sized`` for images of the sample size alone."""
         if self.graph is None:
-            return lambda values, output, alive: (output for _ in alive)
-        used = {name: tensors[name] for name in self.graph.parameters}
-        run = executor.prepare(self.graph, used, self.reads if sized else None)
+            return lambda values, output, alive, start=0: (output for _ in alive[start:])
+        used = {name: self._parameter(name, tensors) for name in self.graph.parameters}
+        shapes = {**self.reads, **{made.name: made.shape for made in self.sums}}
+        run = executor.prepare(self.graph, used, shapes if sized else None)
+        sums = {made.name: made.ready(executor, tensors) for made in self.sums}
+        fed = [value.name for value in self.graph.inputs if value.name in self.reads and value.name not in sums]
 
-        def points(values: Values, output: np.ndarray, alive: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        def points(
+            values: Values, output: np.ndarray, alive: Sequence[np.ndarray], start: int = 0
+        ) -> Iterator[np.ndarray]:
             masked = {name: values[name].copy() for name, _ in self.masks}
-            for left in alive:
+            left = {name: begin(values) for name, begin in sums.items()}
+            for number, stays in enumerate(alive):
                 for name, gate in self.masks:
-                    _mask(masked[name], gate.array(left))
-                feeds = {name: masked.get(name, values[name]) for name in self.reads}
-                feeds.update((gate.value.name, gate.array(left)) for gate in self.gates)
+                    _mask(masked[name], gate.array(stays))
+                feeds = {name: sum_of(stays) for name, sum_of in left.items()}
+                if number < start:
+                    continue
+                feeds.update((name, masked.get(name, values[name])) for name in fed)
+                feeds.update((gate.value.name, gate.array(stays)) for gate in self.gates)
                 yield next(iter(run(feeds).values()))
 
         return points
 
+    def _parameter(self, name: str, tensors: Mapping[str, Any]) -> Any:
+        if name not in self.filters:
+            return tensors[name]
+        whole, channels = self.filters[name]
+        return np.ascontiguousarray(np.asarray(tensors[whole])[:, channels])
+
 
 Values = Mapping[str, np.ndarray]
-"""Values of the untouched model by name."""
+"""Values of the untouched model, and sums, by name."""
 
-Points = Callable[[Values, np.ndarray, Iterable[np.ndarray]], Iterator[np.ndarray]]
-"""``points(values, output, alive)``: outputs of the model with the channels gated that are not alive
-(`ChannelGroups.keep`), from what `Head.run` gave. What is gone at one point must be gone at all that follow."""
+
+class Points(Protocol):
+    """A tail made ready for an engine."""
+
+    def __call__(
+        self, values: Values, output: np.ndarray, alive: Sequence[np.ndarray], start: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Outputs of the model at points from number ``start`` on, to the last bit whatever that is.
+
+        Args:
+            values: that `Head.run` gave, and
+            output: of the model.
+            alive: which components are there at each point (`ChannelGroups.keep`); who is gone at one is gone at all
+                that follow.
+            start: the first that is wanted.
+        """
+        ...
 
 
 def _mask(array: np.ndarray, mask: np.ndarray) -> None:
@@ -113,11 +150,14 @@ class Head:
         used = {name: tensors[name] for name in part.parameters}
         self._run = executor.prepare(part, used, input_shapes(groups) if sized else None)
         self._output = output.name
+        sums = {made.name: made for tail in tails for made in tail.sums if not made.whole}
+        self._sums = {name: made.maker(executor, tensors) for name, made in sums.items()}
 
     def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What the tails read, and the output, of a batch ``[N, C, H, W]``."""
-        values = self._run({self._input: images})
-        return {**values, self._input: images}, values[self._output]
+        values = {**self._run({self._input: images}), self._input: images}
+        values.update({name: made(values) for name, made in self._sums.items()})
+        return values, values[self._output]
 
 
 def output_of(graph: Graph, pick: Callable[[Any], Any]) -> Value:
@@ -147,12 +187,25 @@ def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Val
     part = part_behind(groups.model.eval_graph, readers, output)
     if part is None:
         return Tail(name, None)
-    gated = insert_gates(groups, [name], part=part, mask_inputs=True)
-    nodes = [groups.model.eval_graph.node(node.name) for node in part.nodes]
-    macs = sum(groups.node_macs(node) for node in nodes)
+    split = split_sums(groups, name, insert_gates(groups, [name], part=part, mask_inputs=True), sizes)
+    graph, gated = groups.model.eval_graph, split.gated
+    nodes = [graph.node(node.name) for node in part.nodes]
     largest = max(math.prod(groups.sizes.shape(value)) for node in nodes for value in node.output_values())
-    reads = {value.name: sizes.shape(groups.model.eval_graph.value(value.name)) for value in part.inputs}
-    return Tail(name, gated.graph, reads, gated.masks, gated.gates, macs, largest)
+    macs = {node.name: groups.node_macs(node) for node in nodes}
+    needed = dict.fromkeys(value.name for value in gated.graph.inputs if graph.has_value(value.name))
+    needed.update(dict.fromkeys(name for made in split.sums for name in made.reads))
+    return Tail(
+        name,
+        gated.graph,
+        {name: sizes.shape(graph.value(name)) for name in needed},
+        split.sums,
+        gated.masks,
+        gated.gates,
+        split.filters,
+        round(sum(count * (1 - split.skipped.get(name, 0.0)) for name, count in macs.items())),
+        round(sum(macs[name] * share for name, share in split.leaving.items())),
+        largest,
+    )
 
 
 def _readers(groups: ChannelGroups) -> dict[str, list[Node]]:
@@ -173,9 +226,10 @@ def rounds_of(groups: ChannelGroups, tails: Sequence[Tail], batch: int) -> list[
     rounds: list[list[Tail]] = [[]]
     spent, known = 0, set[str]()
     for tail in tails:
-        own = sum(math.prod(tensors[name].shape) for name in (tail.graph.parameters if tail.graph else ()))
-        own += 2 * tail.largest * batch
-        values = {name: math.prod(groups.sizes.shape(graph.value(name))) * batch for name in tail.reads}
+        own = sum(math.prod(value.shape) for value in (tail.graph.parameters.values() if tail.graph else ()))
+        own += sum(math.prod(tensors[made.filter].shape) for made in tail.sums) + 2 * tail.largest * batch
+        values = {name: 2 * math.prod(groups.sizes.shape(graph.value(name))) * batch for name in tail.reads}
+        values.update((made.name, 2 * abs(math.prod(made.shape)) * batch) for made in tail.sums)
         more = 4 * (own + sum(size for name, size in values.items() if name not in known))
         if rounds[-1] and spent + more > _MOST_BYTES:
             rounds.append([])
