@@ -185,19 +185,19 @@ def insert_gates(
     free: Mapping[str, Collection[str]] | None = None,
     mask_inputs: bool = False,
 ) -> GatedGraph:
-    """A copy of one graph of the model with gates for the named groups, or for all.
+    """One graph of the model with gates for the named groups, or for all.
 
     Args:
         groups: of the model.
         names: of the groups.
         key: ``eval`` or ``train``.
-        part: gate this part of the graph (`graph.part.extract`) and not all of it.
+        part: gate this part of the graph (`graph.part.extract`) in place, instead of a copy of all of it.
         free: node -> groups that it needs no gate for.
         mask_inputs: inputs of the graph that a gate would multiply are left to the caller: `GatedGraph.masks`. What
             else reads such an input then sees zeros as well, in channels that nobody reads ungated.
     """
     whole = groups.model.eval_graph if key == "eval" else groups.model.train_graph
-    graph = (whole if part is None else part).clone()
+    graph = whole.clone() if part is None else part
     wanted = None if names is None else set(names)
     build, nodes = _Builder(graph), {node.name: node for node in graph.nodes}
     given = {value.name for value in graph.inputs} if mask_inputs else set()

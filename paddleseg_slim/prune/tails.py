@@ -187,9 +187,10 @@ def _tail(groups: ChannelGroups, name: str, readers: Sequence[Node], output: Val
     part = part_behind(groups.model.eval_graph, readers, output)
     if part is None:
         return Tail(name, None)
-    split = split_sums(groups, name, insert_gates(groups, [name], part=part, mask_inputs=True), sizes)
-    graph, gated = groups.model.eval_graph, split.gated
+    graph = groups.model.eval_graph
     nodes = [graph.node(node.name) for node in part.nodes]
+    split = split_sums(groups, name, insert_gates(groups, [name], part=part, mask_inputs=True), sizes)
+    gated = split.gated
     largest = max(math.prod(groups.sizes.shape(value)) for node in nodes for value in node.output_values())
     macs = {node.name: groups.node_macs(node) for node in nodes}
     needed = dict.fromkeys(value.name for value in gated.graph.inputs if graph.has_value(value.name))
