@@ -73,6 +73,15 @@ def restore_num_threads() -> None:
         core.set_num_threads(_threads)
 
 
+def take_off_signal_handlers() -> None:
+    """Let signals do what they do by default, for this process.
+
+    At SIGTERM Paddle's handlers ask for locks that the code just interrupted may hold, and the process hangs instead of
+    ending (seen in runs of Paddle Inference).
+    """
+    paddle.disable_signal_handler()
+
+
 def pir_shape(value: Any) -> tuple[int, ...]:
     """Shape of a PIR value as Paddle inferred it, -1 for a dynamic axis, whatever patch is active."""
     return tuple(int(size) for size in _RAW_SHAPE.fget(value))

@@ -33,20 +33,19 @@ class Session:
 def start(args: argparse.Namespace) -> Session:
     """Check Paddle, then set the log, the device and the threads that ``args`` ask for.
 
-    Paddle's signal handlers are taken off: at SIGTERM they ask for locks that the code just interrupted may hold, and
-    the process hangs instead of ending (seen in a run of Paddle Inference).
+    Paddle's signal handlers are taken off (`compat.take_off_signal_handlers`).
 
     Raises:
         UserError: Paddle is missing or unsupported, or this machine cannot honour a flag.
     """
-    from paddleseg_slim import compat  # noqa: F401  (refuses a missing or unsupported Paddle when imported)
+    from paddleseg_slim import compat  # refuses a missing or unsupported Paddle when imported
     from paddleseg_slim.train import device
     from paddleseg_slim.train.logging import setup_logging
 
     setup_logging()
     import paddle
 
-    paddle.disable_signal_handler()
+    compat.take_off_signal_handlers()
     if hasattr(args, "seed"):
         arguments.at_least(args, seed=0)
     chosen = device.set_device(getattr(args, "device", None))

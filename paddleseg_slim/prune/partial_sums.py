@@ -243,7 +243,7 @@ def _pieces(
             return [], []
         else:
             rest.append(piece)
-    return sources, rest
+    return (sources, rest) if start == node.value("filter").shape[1] else ([], [])
 
 
 def _gate_of(gated: GatedGraph, x: Value) -> Gate | None:

@@ -72,9 +72,8 @@ def test_what_is_summed(groups: ChannelGroups, tails: Mapping[str, Tail]) -> Non
         for name, of in sums.items()
     }
     whole = {name: [node for node, made in of.items() if made.whole] for name, of in sums.items()}
-    assert {name: len(of) for name, of in sums.items()} == dict.fromkeys(tails, 1) | {
-        name: 2 for name in ("stem.0", "down.0", "linear.0")
-    }
+    two = ("stem.0", "down.0", "linear.0")
+    assert {name: len(of) for name, of in sums.items()} == dict.fromkeys(tails, 1) | dict.fromkeys(two, 2)
     assert whole == {
         "stem.0": ["down.0"],
         "down.0": ["linear.0"],

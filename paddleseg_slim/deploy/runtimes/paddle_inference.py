@@ -28,17 +28,21 @@ def params_file(path: Path) -> Path:
 
 
 class PaddleRuntime(Runtime):
-    """A model in Paddle Inference (``model.json`` or ``model.pdmodel``, and its ``.pdiparams``)."""
+    """A model in Paddle Inference (``model.json`` or ``model.pdmodel``, and its ``.pdiparams``).
+
+    Paddle's signal handlers are taken off (`compat.take_off_signal_handlers`).
+    """
 
     def __init__(self, path: Path, options: RuntimeOptions) -> None:
         import paddle
         import paddle.inference
 
-        from paddleseg_slim.compat import restore_num_threads
+        from paddleseg_slim.compat import restore_num_threads, take_off_signal_handlers
 
         params = params_file(path)
         if not params.exists():
             raise UserError(f"{path} has no parameters: {params.name} is missing.", "Export the model again.")
+        take_off_signal_handlers()
         self.options = options
         self._paddle, self._restore_num_threads = paddle, restore_num_threads
         self._is_pir = path.suffix == ".json"
