@@ -18,7 +18,7 @@ from paddleseg_slim.deploy.executor import OnnxExecutor
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.executor import PaddleExecutor
 from paddleseg_slim.metrics import SegmentationAccumulator
-from paddleseg_slim.models.zoo import build
+from paddleseg_slim.models.zoo import ZOO, build
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.criteria import keep_best
 from paddleseg_slim.prune.curves import Curves, GroupCurve, draw
@@ -98,11 +98,9 @@ def test_points_side_by_side_are_the_same(groups: Any) -> None:
     assert analyse(groups, importance, data(groups, 2), PaddleExecutor(), ratios=RATIOS, workers=3) == one
 
 
-@pytest.mark.parametrize(
-    "name", ["fast_scnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "segformer_b0"))]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "fast_scnn" else [pytest.mark.slow]) for n in ZOO])
 def test_tails_equal_the_whole_gated_model(name: str) -> None:
-    """Depthwise, pyramid and concat; shortcuts; attention, layer norms and an output whose sizes are computed."""
+    """Depthwise, pyramids, joined shortcuts, attention, layer norms, outputs whose sizes are computed."""
     paddle.seed(1)
     found = find_groups(captured(build(name, 4)), 64, lambda o: o[0])
     chosen = [g.name for g in found.groups][:: max(1, len(found.groups) // 5)]
@@ -111,12 +109,13 @@ def test_tails_equal_the_whole_gated_model(name: str) -> None:
     values, output = Head(found, tails, PaddleExecutor(), lambda o: o[0]).run(x)
     assert difference([output], outputs(found.model, x)[:1]) < 1e-5
     whole = found.macs(found.widths)
-    assert all(0 < tail.macs + tail.leaving_macs < whole for tail in tails) and tails[-1].macs < 0.9 * whole
+    macs = [tail.macs + tail.leaving_macs for tail in tails if tail.graph]  # an auxiliary head has none
+    assert all(0 < count < whole for count in macs) and min(macs) < 0.9 * whole
     assert len(rounds_of(found, tails, 2)) == 1 < len(rounds_of(found, tails, 4096))
     order = np.random.default_rng(1)
     for tail, (engine, sized) in product(tails, ((PaddleExecutor(), False), (OnnxExecutor(1), True))):
         channels = order.permutation(found.by_name[tail.group].width)
-        kept = [{tail.group: np.sort(channels[: len(channels) // parts])} for parts in (2, 4)]
+        kept = [{tail.group: np.sort(channels[: max(1, len(channels) // parts)])} for parts in (2, 4)]
         points = tail.ready(engine, tensors, sized)(values, output, [found.keep(few) for few in kept])
         for gated, few in zip(points, kept, strict=True):
             assert difference([gated], outputs(cut(found, few), x)[:1]) < 1e-4, tail.group
