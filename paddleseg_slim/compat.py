@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import signal
+import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -73,13 +75,15 @@ def restore_num_threads() -> None:
         core.set_num_threads(_threads)
 
 
-def take_off_signal_handlers() -> None:
-    """Let signals do what they do by default, for this process.
+def restore_sigterm() -> None:
+    """Let SIGTERM do what Python has it do, which Paddle overrides when it is imported; in the main thread alone.
 
-    At SIGTERM Paddle's handlers ask for locks that the code just interrupted may hold, and the process hangs instead of
-    ending (seen in runs of Paddle Inference).
+    Paddle's handler asks for locks that the code just interrupted may hold, and the process hangs instead of ending
+    (seen in runs of Paddle Inference).
     """
-    paddle.disable_signal_handler()
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def pir_shape(value: Any) -> tuple[int, ...]:

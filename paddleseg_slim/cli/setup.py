@@ -33,7 +33,7 @@ class Session:
 def start(args: argparse.Namespace) -> Session:
     """Check Paddle, then set the log, the device and the threads that ``args`` ask for.
 
-    Paddle's signal handlers are taken off (`compat.take_off_signal_handlers`).
+    Paddle's handler of SIGTERM is taken off (`compat.restore_sigterm`).
 
     Raises:
         UserError: Paddle is missing or unsupported, or this machine cannot honour a flag.
@@ -45,7 +45,7 @@ def start(args: argparse.Namespace) -> Session:
     setup_logging()
     import paddle
 
-    compat.take_off_signal_handlers()
+    compat.restore_sigterm()
     if hasattr(args, "seed"):
         arguments.at_least(args, seed=0)
     chosen = device.set_device(getattr(args, "device", None))

@@ -12,7 +12,7 @@ from paddleseg_slim.graph.edit import (
 )
 from paddleseg_slim.graph.executor import Executor, PaddleExecutor, Runner
 from paddleseg_slim.graph.export import FILE_FORMATS, export_inference
-from paddleseg_slim.graph.fold import fold_batch_norm, fold_constants
+from paddleseg_slim.graph.fold import fold_batch_norm, fold_constants, uses_stored_statistics
 from paddleseg_slim.graph.ir import Graph, InvalidGraph, Node, Slot, Value, flatten, map_structure
 from paddleseg_slim.graph.layer import GraphLayer
 from paddleseg_slim.graph.load import load
@@ -59,4 +59,5 @@ __all__ = [
     "rows",
     "save",
     "split",
+    "uses_stored_statistics",
 ]

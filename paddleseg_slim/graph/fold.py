@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,8 @@ def fold_batch_norm(layer: GraphLayer) -> list[str]:
         names of the nodes that took a normalisation in.
     """
     matches = [{m.product.name: m for m in _matches(graph)} for graph in layer.graphs]
-    folded = [name for name in matches[1] if name in matches[0] or not layer.train_graph.has_node(name)]
+    fixed = [name for name, match in matches[1].items() if uses_stored_statistics(match.norm)]
+    folded = [name for name in fixed if name in matches[0] or not layer.train_graph.has_node(name)]
     for name in folded:
         match = matches[1][name]
         weight = match.product.value(WEIGHT_ARGUMENT[match.product.op]).name
@@ -64,11 +66,17 @@ def fold_batch_norm(layer: GraphLayer) -> list[str]:
 
 
 def norms_behind(graph: Graph) -> dict[str, Node]:
-    """Convolution or linear layer -> the batch normalisation that directly follows it, perhaps behind a bias.
+    """Convolution or linear layer -> the normalisation by stored statistics that follows it, perhaps behind a bias.
 
     Without layers of which something else reads the weight, the bias or the product.
     """
-    return {match.product.name: match.norm for match in _matches(graph)}
+    return {match.product.name: match.norm for match in _matches(graph) if uses_stored_statistics(match.norm)}
+
+
+def uses_stored_statistics(norm: Node) -> bool:
+    """Whether a batch normalisation is a factor and a shift by channel: not by the mean and variance of its batch."""
+    fixed = norm.attrs.get("is_test") and not norm.attrs.get("trainable_statistics")
+    return bool(fixed or norm.attrs.get("use_global_stats"))
 
 
 def norm_factor(norm: Node, array: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -95,8 +103,12 @@ def _match(graph: Graph, norm: Node) -> _Match | None:
     if add is not None and not _only_reader(graph, product.out, add):
         return None
     weight = product.value(WEIGHT_ARGUMENT[product.op])
-    stored = [graph.parameter_name(norm.value(a)) for a in ("mean", "variance", "scale", "bias")]
-    if None in stored or graph.parameter_name(weight) is None or len(graph.users(weight)) != 1:
+    stored = [norm.inputs.get(argument) for argument in ("mean", "variance", "scale", "bias")]
+    if not all(isinstance(value, Value) and graph.parameter_name(value) for value in stored):
+        return None
+    if bias is not None and math.prod(graph.parameters[bias].shape) != math.prod(norm.value("scale").shape):
+        return None
+    if graph.parameter_name(weight) is None or len(graph.users(weight)) != 1:
         return None
     return _Match(product, add, bias, norm)
 

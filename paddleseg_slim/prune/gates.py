@@ -59,10 +59,10 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class GatedGraph:
-    """A copy of a graph with gates.
+    """A graph with gates.
 
     Attributes:
-        graph: its inputs are those of the original, then the gates.
+        graph: its inputs are those it had before, then the gates.
         gates: in the order of the extra inputs.
         masks: (name of an input of the original, gate): by what that input is to be multiplied before it is fed.
     """

@@ -2,6 +2,8 @@
 
 A convolution sums over the channels that it reads. What a tail does not compute of them comes from the untouched model.
 The sum over these is made once a batch, for all points and tails; where points mask them, what leaves is subtracted.
+
+The difference of two sums is rounded as they are, to a millionth of the larger one.
 """
 
 from __future__ import annotations
@@ -171,7 +173,7 @@ def split_sums(groups: ChannelGroups, group: str, gated: GatedGraph, sizes: Shap
         sources, rest = _pieces(gated, given, gone, node)
         if not sources or graph.is_output(out):
             continue
-        name = "/".join([node.name, "sum", *(f"{s.value.name}@{s.channels.start}" for s in sources)])
+        name = "/".join([(norm or node).name, "sum", *(f"{s.value.name}@{s.channels.start}" for s in sources)])
         total = Value(name if rest else out.name, "float32", out.shape)
         shape = sizes.shape(whole_graph.value(out.name))
         sums.append(PartialSum(total.name, shape, node, weight.name, norm, tuple(sources), not rest))

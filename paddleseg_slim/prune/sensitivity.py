@@ -14,7 +14,7 @@ import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -165,28 +165,48 @@ def analyse(
         data = replace(data, accumulator=partial(WithDivergence, data.accumulator))
     index = {key: number + 1 for number, key in enumerate((n, k) for n in names for k in kept[n])}
     counts = data.accumulator().counts
-    settings = [fingerprint, mode, list(index), data.count, data.batch_size, rank, world]
-    stamp = hashlib.sha256(repr(settings).encode()).hexdigest()
-    run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
     mine = len(range(rank, data.count, world))
     rounds = rounds_of(groups, find_tails(groups, names, data.outputs), data.batch_size) if mine else []
+    in_rounds = [[tail.group for tail in few] for few in rounds]
+    settings = [fingerprint, mode, list(index), data.count, data.batch_size, rank, world, in_rounds]
+    stamp = hashlib.sha256(repr(settings).encode()).hexdigest()
+    run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
     with ThreadPoolExecutor(workers) as pool:
-        each = map if workers == 1 else pool.map
 
         def measure(number: int) -> None:
             """One round; what it made ready is free when it ends."""
             own = {tail.group: kept[tail.group] for tail in rounds[number]}
             pieces = _pieces(groups, scores, own, index, workers)
-            start, ahead = run.batches - number * mine, pool if workers > 1 else None
-            for batch in _round(groups, data, executor, rounds[number], start, ahead):
-                if number == 0:
-                    _add(data, run, 0, batch.output, batch.labelled)
-                    run.images += len(batch.labelled["img"])
-                for _ in each(partial(_measure, data, run, batch), pieces):
-                    pass
-                run.batches += 1
-                run.save()
-                progress(run.batches, mine * len(rounds))
+            looked_at: list[list[Future[None]]] = []
+
+            def finish() -> None:
+                """Wait for the pool and count the batch that it looks at, if any."""
+                for futures in looked_at:
+                    for future in futures:
+                        future.result()
+                    run.batches += 1
+                    run.save()
+                    progress(run.batches, mine * len(rounds))
+                looked_at.clear()
+
+            try:
+                for batch in _round(groups, data, executor, rounds[number], run.batches - number * mine, finish):
+                    finish()
+                    if number == 0:
+                        _add(data, run, 0, batch.output, batch.labelled)
+                        run.images += len(batch.labelled["img"])
+                    if workers > 1:  # the next batch is read and run meanwhile
+                        looked_at.append([pool.submit(_measure, data, run, batch, piece) for piece in pieces])
+                        continue
+                    for piece in pieces:
+                        _measure(data, run, batch, piece)
+                    looked_at.append([])
+                    finish()
+                finish()
+            finally:
+                for futures in looked_at:
+                    for future in futures:
+                        future.cancel()
 
         for number in range(run.batches // max(mine, 1), len(rounds)):
             measure(number)
@@ -288,35 +308,23 @@ class _Ready:
 
 
 def _round(
-    groups: ChannelGroups,
-    data: Data,
-    executor: Executor,
-    tails: Sequence[Tail],
-    start: int,
-    pool: ThreadPoolExecutor | None,
+    groups: ChannelGroups, data: Data, executor: Executor, tails: Sequence[Tail], start: int, idle: Callable[[], None]
 ) -> Iterator[_Batch]:
     """The batches from number ``start`` on, with these tails made ready.
 
     They are made for images of the sample size, until others come: engines take faster kernels for sizes they know.
-    A pool reads and runs the batch that comes while the one before is looked at.
+    ``idle`` is called before, to wait until nothing else runs.
     """
-    source = iter(data.batches(start))
-    sample = groups.sizes.shape(groups.model.eval_graph.inputs[0])[1:]
-
-    def following(ready: _Ready) -> tuple[Mapping[str, Any] | None, _Batch | None]:
-        labelled = next(source, None)
-        return labelled, None if labelled is None else ready.run(labelled)
-
-    labelled, ready, batch = next(source, None), None, None
-    while labelled is not None:
-        if ready is None or batch is None:
+    sample, ready = groups.sizes.shape(groups.model.eval_graph.inputs[0])[1:], None
+    for labelled in data.batches(start):
+        batch = ready.run(labelled) if ready else None
+        if batch is None:
+            idle()
             size = sample if ready is None and np.asarray(labelled["img"]).shape[1:] == sample else None
             ready = _Ready.of(groups, data, executor, tails, size)
             batch = ready.run(labelled)
             assert batch is not None
-        coming = pool.submit(following, ready) if pool else None
         yield batch
-        labelled, batch = coming.result() if coming else following(ready)
 
 
 def _measure(data: Data, run: _State, batch: _Batch, piece: _Piece) -> None:

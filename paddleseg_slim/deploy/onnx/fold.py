@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddleseg_slim.deploy.onnx.builder import Builder
-from paddleseg_slim.graph import Node, Value
+from paddleseg_slim.graph import Node, Value, uses_stored_statistics
 
 TRANSPOSED = frozenset({"conv2d_transpose", "depthwise_conv2d_transpose"})
 CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d", *TRANSPOSED})
@@ -90,7 +90,7 @@ def _affine(
     builder: Builder, node: Node, value: Value, channels: int
 ) -> tuple[np.ndarray | None, np.ndarray | None] | None:
     """What ``node`` does to ``value`` as (factor, shift) by channel; None when it is something else."""
-    if node.op == "batch_norm" and node.value("x") is value:
+    if node.op == "batch_norm" and node.value("x") is value and uses_stored_statistics(node):
         return norm_affine(builder, node)
     if node.op not in ("add", "multiply"):
         return None

@@ -7,7 +7,7 @@ import numpy as np
 from paddleseg_slim.deploy.onnx.builder import Builder, writes
 from paddleseg_slim.deploy.onnx.reduce import reduce
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.graph import Node, Value
+from paddleseg_slim.graph import Node, Value, uses_stored_statistics
 
 
 def _or_constant(b: Builder, node: Node, argument: str, size: int, number: float) -> str:
@@ -17,8 +17,11 @@ def _or_constant(b: Builder, node: Node, argument: str, size: int, number: float
 
 @writes("batch_norm")
 def _batch_norm(b: Builder, node: Node) -> str:
-    if not (node.attrs.get("is_test") or node.attrs.get("use_global_stats")):
-        raise UserError(f"BatchNorm {node.name!r} is in train mode.", "Export the eval graph: model.eval().")
+    if not uses_stored_statistics(node):
+        raise UserError(
+            f"BatchNorm {node.name!r} normalises by the statistics of its batch, which ONNX lacks.",
+            "Export the eval graph (model.eval()), without use_global_stats=False.",
+        )
     size = b.shape(node.value("x"))[1]
     inputs = [
         *b.refs(node, "x"),

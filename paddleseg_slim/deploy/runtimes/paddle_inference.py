@@ -30,19 +30,19 @@ def params_file(path: Path) -> Path:
 class PaddleRuntime(Runtime):
     """A model in Paddle Inference (``model.json`` or ``model.pdmodel``, and its ``.pdiparams``).
 
-    Paddle's signal handlers are taken off (`compat.take_off_signal_handlers`).
+    Paddle's handler of SIGTERM is taken off (`compat.restore_sigterm`).
     """
 
     def __init__(self, path: Path, options: RuntimeOptions) -> None:
         import paddle
         import paddle.inference
 
-        from paddleseg_slim.compat import restore_num_threads, take_off_signal_handlers
+        from paddleseg_slim.compat import restore_num_threads, restore_sigterm
 
         params = params_file(path)
         if not params.exists():
             raise UserError(f"{path} has no parameters: {params.name} is missing.", "Export the model again.")
-        take_off_signal_handlers()
+        restore_sigterm()
         self.options = options
         self._paddle, self._restore_num_threads = paddle, restore_num_threads
         self._is_pir = path.suffix == ".json"
