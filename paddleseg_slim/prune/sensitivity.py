@@ -84,7 +84,7 @@ class _State:
             raise UserError(f"{path} is damaged: {error}", "Delete it to measure again.") from error
         if known != self.fingerprint or counts.shape != self.counts.shape:
             raise UserError(
-                f"{path} is of an analysis with other weights, data or settings.",
+                f"{path} is of an analysis with other weights, data or settings, or of another version.",
                 "Delete it to measure again, or give another --save_dir.",
             )
         self.counts, self.images, self.batches = counts, images, batches
