@@ -43,8 +43,6 @@ def start(args: argparse.Namespace) -> Session:
     from paddleseg_slim.train.logging import setup_logging
 
     setup_logging()
-    import paddle
-
     compat.restore_sigterm()
     if hasattr(args, "seed"):
         arguments.at_least(args, seed=0)
@@ -53,6 +51,8 @@ def start(args: argparse.Namespace) -> Session:
     if precision(args) == "fp32" and getattr(args, "amp_level", "O1") != "O1":
         raise UserError(f"--amp_level {args.amp_level} is given without --precision fp16.", "Add it, or leave it out.")
     threads = device.set_threads(getattr(args, "threads", None))
+    import paddle
+
     if paddle.distributed.ParallelEnv().nranks > 1 and not paddle.distributed.is_initialized():
         paddle.distributed.init_parallel_env()
     if paddle.distributed.get_rank() > 0:

@@ -1,7 +1,8 @@
 """Convolutions of a tail that run for some of their channels: what the others add up to is there already.
 
 A convolution sums over the channels that it reads. What a tail does not compute of them comes from the untouched model.
-The sum over these is made once a batch, for all points and tails; where points mask them, what leaves is subtracted.
+The sum over these is made once a batch, for all points and tails of a round; where points mask them, what leaves is
+subtracted.
 
 The difference of two sums is rounded as they are, to a millionth of the larger one.
 """
@@ -22,7 +23,7 @@ from paddleseg_slim.graph.shapes import ShapeRun
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.gates import Gate, GatedGraph
 
-Arrays = Mapping[str, np.ndarray]
+Values = Mapping[str, np.ndarray]
 """Values of the untouched model, and sums, by name."""
 
 SumOf = Callable[[np.ndarray], np.ndarray]
@@ -72,7 +73,7 @@ class PartialSum:
         needed = [source.value.name for source in self.sources if source.gate or not self.whole]
         return [*needed, self.name] if self.whole else needed
 
-    def maker(self, executor: Executor, tensors: Mapping[str, Any]) -> Callable[[Arrays], np.ndarray]:
+    def maker(self, executor: Executor, tensors: Mapping[str, Any]) -> Callable[[Values], np.ndarray]:
         """Makes the sum of a batch; not for one that is a value of the untouched model."""
         given = {s.value.name: Value(s.value.name, s.value.dtype, s.value.shape) for s in self.sources}
         filters = self._filters(tensors, self.sources)
@@ -84,7 +85,7 @@ class PartialSum:
         run = executor.prepare(graph, {"filter": filters})
         return lambda values: run({name: values[name] for name in given})[graph.output_values()[0].name]
 
-    def ready(self, executor: Executor, tensors: Mapping[str, Any]) -> Callable[[Arrays], SumOf]:
+    def ready(self, executor: Executor, tensors: Mapping[str, Any]) -> Callable[[Values], SumOf]:
         """``ready(executor, tensors)(values)(alive)`` is the sum of what a point leaves (`ChannelGroups.keep`).
 
         What is gone at one point must be gone at all that follow; the array is that of the point before.
@@ -98,7 +99,7 @@ class PartialSum:
         graph.outputs = {"sum": out}
         run = executor.prepare(graph, {})
 
-        def start(values: Arrays) -> SumOf:
+        def start(values: Values) -> SumOf:
             total, left = values[self.name].copy(), [np.ones(filters.shape[1], bool) for _, _, filters in gated]
 
             def sum_of(alive: np.ndarray) -> np.ndarray:

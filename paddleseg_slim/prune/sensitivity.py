@@ -29,7 +29,8 @@ from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import keep_best, removal_order
 from paddleseg_slim.prune.curves import Curves, GroupCurve
 from paddleseg_slim.prune.divergence import Counts, WithDivergence, calibrated
-from paddleseg_slim.prune.tails import Head, Points, Tail, Values, find_tails, rounds_of
+from paddleseg_slim.prune.partial_sums import Values
+from paddleseg_slim.prune.tails import Head, Points, Tail, find_tails, rounds_of
 
 EXACT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FAST_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -173,43 +174,17 @@ def analyse(
     run = _State(state, stamp, (len(index) + 1, *counts.shape), counts.dtype)
     with ThreadPoolExecutor(workers) as pool:
 
-        def measure(number: int) -> None:
-            """One round; what it made ready is free when it ends."""
-            own = {tail.group: kept[tail.group] for tail in rounds[number]}
-            pieces = _pieces(groups, scores, own, index, workers)
-            looked_at: list[list[Future[None]]] = []
-
-            def finish() -> None:
-                """Wait for the pool and count the batch that it looks at, if any."""
-                for futures in looked_at:
-                    for future in futures:
-                        future.result()
-                    run.batches += 1
-                    run.save()
-                    progress(run.batches, mine * len(rounds))
-                looked_at.clear()
-
-            try:
-                for batch in _round(groups, data, executor, rounds[number], run.batches - number * mine, finish):
-                    finish()
-                    if number == 0:
-                        _add(data, run, 0, batch.output, batch.labelled)
-                        run.images += len(batch.labelled["img"])
-                    if workers > 1:  # the next batch is read and run meanwhile
-                        looked_at.append([pool.submit(_measure, data, run, batch, piece) for piece in pieces])
-                        continue
-                    for piece in pieces:
-                        _measure(data, run, batch, piece)
-                    looked_at.append([])
-                    finish()
-                finish()
-            finally:
-                for futures in looked_at:
-                    for future in futures:
-                        future.cancel()
+        def count() -> None:
+            run.batches += 1
+            run.save()
+            progress(run.batches, mine * len(rounds))
 
         for number in range(run.batches // max(mine, 1), len(rounds)):
-            measure(number)
+            own = {tail.group: kept[tail.group] for tail in rounds[number]}
+            pieces = _pieces(groups, scores, own, index, workers)
+            start, baseline = run.batches - number * mine, number == 0
+            ahead = pool if workers > 1 else None
+            _measure_round(groups, data, executor, run, rounds[number], pieces, start, baseline, ahead, count)
     run.save(force=True)
     summed, images = total(run.counts), int(total(np.array([run.images]))[0])
     curves = _curves(groups, scores, data, summed, images, kept, index, mode, dict(fingerprint or {}))
@@ -325,6 +300,49 @@ def _round(
             batch = ready.run(labelled)
             assert batch is not None
         yield batch
+
+
+def _measure_round(
+    groups: ChannelGroups, data: Data, executor: Executor, run: _State, tails: Sequence[Tail], pieces: Sequence[_Piece],
+    start: int, baseline: bool, pool: ThreadPoolExecutor | None, count: Callable[[], None],
+) -> None:  # fmt: skip
+    """Measure these pieces on the batches from number ``start`` on; what is made ready for them is free at the end.
+
+    Args:
+        groups, data, executor: as in `analyse`.
+        run: what is added to.
+        tails: of the round.
+        pieces: of their points.
+        start: the first batch.
+        baseline: whether the untouched model is measured as well.
+        pool: takes the pieces of a batch while the next one is read and run; None to take them one after the other.
+        count: called when a batch is done.
+    """
+    waiting: list[Future[None]] = []
+
+    def finish() -> None:
+        for future in waiting:
+            future.result()
+        if waiting:
+            waiting.clear()
+            count()
+
+    try:
+        for batch in _round(groups, data, executor, tails, start, finish):
+            finish()
+            if baseline:
+                _add(data, run, 0, batch.output, batch.labelled)
+                run.images += len(batch.labelled["img"])
+            if pool and pieces:
+                waiting.extend(pool.submit(_measure, data, run, batch, piece) for piece in pieces)
+                continue
+            for piece in pieces:
+                _measure(data, run, batch, piece)
+            count()
+        finish()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _measure(data: Data, run: _State, batch: _Batch, piece: _Piece) -> None:

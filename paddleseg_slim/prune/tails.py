@@ -23,7 +23,7 @@ from paddleseg_slim.graph.part import extract, part_behind
 from paddleseg_slim.graph.shapes import ShapeRun, infer_shapes
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.gates import Gate, insert_gates
-from paddleseg_slim.prune.partial_sums import PartialSum, split_sums
+from paddleseg_slim.prune.partial_sums import PartialSum, Values, split_sums
 
 _MOST_BYTES = 2 << 30
 """Of a round: weights, what is read of two batches, and what engines keep for each tail (twice its largest value)."""
@@ -43,7 +43,7 @@ class Tail:
         gates: what the graph is fed with besides.
         filters: parameter of the graph that is a part of one of the model -> that one, and which input channels.
         macs: multiply-accumulates of one image at the sample size.
-        leaving_macs: of the channels that leave the sums, at all points together at most.
+        leaving_macs: of the channels that leave the sums, once through all points, at most.
         largest: elements of the largest value in it, of the same image.
     """
 
@@ -90,10 +90,6 @@ class Tail:
             return tensors[name]
         whole, channels = self.filters[name]
         return np.ascontiguousarray(np.asarray(tensors[whole])[:, channels])
-
-
-Values = Mapping[str, np.ndarray]
-"""Values of the untouched model, and sums, by name."""
 
 
 class Points(Protocol):
