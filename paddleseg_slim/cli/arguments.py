@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,18 @@ def at_least(args: argparse.Namespace, **limits: int) -> None:
         value = getattr(args, name)
         if value is not None and value < limit:
             raise UserError(f"--{name} is {value}.", f"Give {limit} or more.")
+
+
+def above_zero(args: argparse.Namespace, *names: str) -> None:
+    """Refuse numbers that are not finite and above 0.
+
+    Raises:
+        UserError: a flag's number is not.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name} is {value}.", "Give a number above 0.")
 
 
 def no_onednn(flag: str) -> UserError:

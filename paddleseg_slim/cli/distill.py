@@ -89,7 +89,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UserError("--mutual has a loss of its own (DMLLoss).", "Leave the other losses and --cache_teacher out.")
     if args.resume and args.resume_model:
         raise UserError("--resume and --resume_model are both given.", "Give one of them.")
-    arguments.at_least(args, num_workers=0)
+    training.check_schedule(args)
 
 
 def terms_of(args: argparse.Namespace, config: Config) -> list[Term]:

@@ -69,8 +69,10 @@ class Run:
         self.student = self._graph(self.task, args.model_path)
         self.teacher = self._teacher(teacher_config)
         self.settings = training.settings_of(args, config, session.threads, do_eval=args.do_eval)
-        place = args.save_dir if args.resume and any(Path(args.save_dir).glob("iter_*")) else args.resume_model
-        self.resume = training.find_resume(place, config, self.settings, len(self.dataset))
+        if args.resume:
+            self.resume = training.find_latest(config, self.settings, len(self.dataset))
+        else:
+            self.resume = training.find_resume(args.resume_model, config, self.settings, len(self.dataset))
         self.goes_on = args.resume or training.goes_on(self.resume, args.save_dir)
         self.facts = self._facts()
         if self.resume:

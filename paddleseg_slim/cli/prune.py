@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, training
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 HELP = "prune a trained model and train it again"
 
 RECONSTRUCT_IMAGES = 64
+SPARSE_FACTOR = 1e-4
 
 METHODS = ("channel", "unstructured", "gmp", "2:4")
 
@@ -100,10 +102,10 @@ def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
 def _add_retraining(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("retraining")
     group.add_argument("--no_distill", action="store_true", help="without distillation from the unpruned model")
-    group.add_argument("--distill_weight", type=float, default=1.0, metavar="W", help="of the distillation loss")
+    group.add_argument("--distill_weight", type=float, metavar="W", help="of its loss; default 1")
     group.add_argument("--sparse_iters", type=int, default=0, metavar="N", help="steps of sparse training before")
     group.add_argument(
-        "--sparse_factor", type=float, default=1e-4, metavar="F", help="L1 on BatchNorm scales meanwhile"
+        "--sparse_factor", type=float, metavar="F", help=f"L1 on BatchNorm scales meanwhile; default {SPARSE_FACTOR}"
     )
 
 
@@ -116,7 +118,10 @@ def check(args: argparse.Namespace) -> None:
     _check_method(args)
     goal_of(args)
     least = {"retraining_iters": 0, "sparse_iters": 0, "sensitivity_images": 1, "reconstruct_images": 1}
-    arguments.at_least(args, **least, batch_size=1, num_workers=0)
+    arguments.at_least(args, **least)
+    training.check_schedule(args)
+    arguments.above_zero(args, "distill_weight", "sparse_factor")
+    _check_pairs(args)
     if not args.model_path and not args.from_scratch:
         raise UserError("No --model_path is given.", "Give trained weights (--from_scratch prunes random ones).")
     if args.reconstruct_images is not None:
@@ -128,6 +133,25 @@ def check(args: argparse.Namespace) -> None:
         useless = next((flag for flag, given in without.items() if given), None)
         if useless:
             raise UserError(f"--reconstruct_images is given, but {useless} refits no layer.", "Leave one of them out.")
+
+
+def _check_pairs(args: argparse.Namespace) -> None:
+    """Refuse options that another one, or its absence, makes useless."""
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with what --overwrite replaces.", "Leave one of them out.")
+    if args.distill_weight is not None and args.no_distill:
+        raise UserError("--distill_weight is of the distillation that --no_distill leaves out.", "Leave one out.")
+    if args.sparse_factor is not None and not args.sparse_iters:
+        raise UserError("--sparse_factor is of the sparse training, of which there is none.", "Give --sparse_iters.")
+    if args.engine is not None and args.target_latency is None:
+        raise UserError(
+            "--engine is the one that --target-latency is measured on.",
+            "Give --target-latency, or leave --engine out: all engines installed are measured.",
+        )
+    if args.engine is not None:
+        from paddleseg_slim.deploy.runtimes import require_engine
+
+        require_engine(args.engine)
 
 
 def _check_method(args: argparse.Namespace) -> None:
@@ -150,11 +174,12 @@ def _check_method(args: argparse.Namespace) -> None:
 
 
 def settle(args: argparse.Namespace) -> None:
-    """Fill in the sensitivity and the criterion that were not chosen: those of the file of curves if one is given.
+    """Fill in what was not chosen: sensitivity and criterion, those of the file of curves if one is given, and weights.
 
     Raises:
         UserError: the file cannot be read, or another flag contradicts the sensitivity.
     """
+    from paddleseg_slim.prune.criteria import CRITERIA
     from paddleseg_slim.prune.curves import Curves
     from paddleseg_slim.prune.old_pickle import is_pickle
 
@@ -162,25 +187,40 @@ def settle(args: argparse.Namespace) -> None:
     if args.sensitivity_file and is_pickle(args.sensitivity_file):
         known = {"sensitivity": "fast"}
     elif args.sensitivity_file:
-        known = Curves.read(args.sensitivity_file).made_with()
-    source = "--sensitivity refit" if args.sensitivity else args.sensitivity_file
+        known = Curves.read(args.sensitivity_file, "Give a whole one, or leave --sensitivity_file out.").made_with()
+    source = f"--sensitivity {args.sensitivity}" if args.sensitivity else args.sensitivity_file
     if args.sensitivity is None:
-        fast = args.max_drop is not None or args.no_reconstruct or args.from_scratch
+        fast = args.max_drop is not None or args.label_free or args.no_reconstruct or args.from_scratch
         args.sensitivity = known.get("sensitivity", "fast" if fast else "refit")
     if args.criterion is None:
         args.criterion = known.get("criterion", "obs" if args.sensitivity == "refit" else "l1_norm")
-    if args.sensitivity == "refit":
-        _check_refit(args, source)
+    CRITERIA.get(args.criterion)
+    if args.target_latency is not None and args.engine is None:
+        installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+        args.engine = "onnxruntime" if installed else "paddle"
+    args.distill_weight = 1.0 if args.distill_weight is None else args.distill_weight
+    args.sparse_factor = SPARSE_FACTOR if args.sparse_factor is None else args.sparse_factor
+    if args.method == "channel":
+        _check_sensitivity(args, source)
 
 
-def _check_refit(args: argparse.Namespace, source: str) -> None:
-    """Refuse flags that contradict sensitivities of refitted layers, which ``source`` asks for."""
+def _check_sensitivity(args: argparse.Namespace, source: str) -> None:
+    """Refuse flags that the sensitivity, which ``source`` asks for, contradicts or has no use for."""
+    from paddleseg_slim.prune.criteria import needs_gradients
+
     flags = {"--no_reconstruct": args.no_reconstruct, "--from_scratch": args.from_scratch}
     left_out = next((flag for flag, given in flags.items() if given), None)
-    if left_out:
+    if left_out and args.sensitivity == "refit":
         raise UserError(f"{source} measures what {left_out} leaves out: the refit.", "Leave one of them out.")
-    if args.max_drop is not None:
+    measured = args.sensitivity in ("exact", "fast")
+    if args.max_drop is not None and not measured:
         raise UserError(f"{source} does not measure the metric that --max-drop is of.", "Use fast or exact.")
+    if args.label_free and not measured:
+        raise UserError(f"{source} needs no labels: --label_free is of fast and exact.", "Leave one of them out.")
+    if args.sensitivity_images is not None and args.sensitivity == "none" and not needs_gradients(args.criterion):
+        raise UserError(
+            f"{source} with the criterion {args.criterion} looks at no --sensitivity_images.", "Leave one of them out."
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,10 +231,8 @@ def run(args: argparse.Namespace) -> int:
     session = setup.start(args)
     from paddleseg_slim import config as configs
     from paddleseg_slim.cli import prune_run
-    from paddleseg_slim.prune.criteria import CRITERIA
     from paddleseg_slim.tasks import build_task
 
-    CRITERIA.get(args.criterion)
     overrides = {"iters": max(args.retraining_iters, 1), "batch_size": args.batch_size}
     config = configs.load_config(args.config, args.opts, overrides={**overrides, "learning_rate": args.learning_rate})
     task = build_task(config)
@@ -248,9 +286,11 @@ def _limit(text: str) -> tuple[str, float]:
     try:
         value = float(part)
     except ValueError:
-        value = -1.0
-    if not pattern or not 0 <= value < 1:
+        pattern, value = "", 0.0
+    if not pattern:
         raise UserError(f"--limit {text} is not REGEX=PART.", "Give for example --limit 'backbone.stage1=0.3'.")
+    if not 0 <= value < 1:
+        raise UserError(f"--limit {text}: {part} is no part of a layer's channels.", "Give 0 <= part < 1.")
     return pattern, value
 
 

@@ -18,7 +18,6 @@ from paddleseg_slim.deploy.head import with_head
 from paddleseg_slim.deploy.runtimes import available_engines
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, cost, save
-from paddleseg_slim.prune.plan import Pruned
 from paddleseg_slim.report import stage
 from paddleseg_slim.tasks.base import Metrics, Task
 from paddleseg_slim.train.evaluate import evaluate, model_forward
@@ -54,13 +53,27 @@ class Results:
     def before(self, model: GraphLayer, check: Callable[[Metrics], None] = lambda metrics: None) -> None:
         """Evaluate the model as it was given, ``check`` the result, and export it."""
         self._dense = model
-        if self.args.resume and (self.folder / DENSE / stage.FILE_NAME).is_file():
-            return
-        self._stage(model, self.folder / DENSE, DENSE, "train", None, check)
+        if not self.is_whole(DENSE):
+            self._stage(model, self.folder / DENSE, DENSE, "train", None, check)
 
-    def pruned(self, result: Pruned) -> None:
+    def pruned(self, model: GraphLayer) -> None:
         """Evaluate and export the pruned model, not trained again yet."""
-        self._stage(result.model, self.folder / PRUNED, BEFORE, "prune", DENSE)
+        self._stage(model, self.folder / PRUNED, BEFORE, "prune", DENSE)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether the run is resumed and left this stage, and its files are as long as they were."""
+        folder = self.folder / name
+        if not (self.args.resume and (folder / stage.FILE_NAME).is_file()):
+            return False
+        try:
+            known = stage.read_stage(folder).files
+        except UserError as error:
+            runner.log("%s It is made again.", error.cause)
+            return False
+        damaged = [file for file, size in known.items() if stage.file_sizes(folder, file) != {file: size}]
+        if damaged:
+            runner.log("%s is damaged: it is made again.", folder / damaged[0])
+        return not damaged
 
     def score_before_retraining(self) -> float:
         """The score of the model that `pruned` evaluated, in this run or in the one that is resumed."""
@@ -166,8 +179,7 @@ class Results:
             for number, model in enumerate(models):
                 folder = Path(work) / str(number)
                 self._export(model, folder)
-                engine = self.args.engine or self._engines(folder)[0]
-                candidates.append(benchmark.Candidate(str(number), folder, engine))
+                candidates.append(benchmark.Candidate(str(number), folder, self.args.engine))
             rows = benchmark.measure(candidates, input_shape=self.shape, threads=self.args.threads or 0).rows
         for row in rows:
             if row.error:

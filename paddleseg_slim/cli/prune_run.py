@@ -9,22 +9,25 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
 
 from paddleseg_slim.cli import prune_hooks, runner, training
-from paddleseg_slim.cli.prune_result import Results
+from paddleseg_slim.cli.arguments import visible
+from paddleseg_slim.cli.prune_result import DENSE, PRUNED, Results
 from paddleseg_slim.cli.prune_steps import Analysis, refuse_not_finite, refuse_quantized
 from paddleseg_slim.cli.refit import reconstruct_layers
 from paddleseg_slim.cli.setup import Session, load_model, precision
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.self_distillation import SelfDistillation
-from paddleseg_slim.errors import UserError
+from paddleseg_slim.errors import GoalNotMet, UserError
 from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture, load, save
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
-from paddleseg_slim.prune.plan import Goal, prune_to, prune_to_latency
+from paddleseg_slim.prune.curves import Curves
+from paddleseg_slim.prune.plan import Goal, Pruned, check_goal, check_latency, is_met, prune_to, prune_to_latency
 from paddleseg_slim.prune.sensitivity import check_trained
 from paddleseg_slim.prune.sparsity import (
     WHO_GAINS,
@@ -37,7 +40,7 @@ from paddleseg_slim.prune.sparsity import (
 from paddleseg_slim.tasks.base import Task
 from paddleseg_slim.train import checkpoint
 from paddleseg_slim.train.hooks import Hook
-from paddleseg_slim.train.loop import TrainResult
+from paddleseg_slim.train.loop import TrainResult, TrainSettings
 from paddleseg_slim.train.weights import load_weights
 
 SETTINGS = "prune.json"
@@ -53,6 +56,8 @@ _NOT_COMPARED = {
     "no_bench",
     "eval_engine",
 }
+_GOAL = ("pruning_ratio", "target_params", "target_latency", "max_drop", "engine", "align", "keep", "limit")
+"""Flags that may change until the model is pruned."""
 
 
 class Run:
@@ -67,6 +72,8 @@ class Run:
         folder: of the run.
     """
 
+    # ---- before anything is written
+
     def __init__(
         self, args: argparse.Namespace, config: Config, task: Task, session: Session, goal: Goal, folder: Path
     ) -> None:
@@ -76,19 +83,39 @@ class Run:
         self.main = paddle.distributed.get_rank() == 0
         shape = task.val_dataset()[0]["img"].shape
         self.results = Results(args, config, task, folder, (1, *shape), session.threads)
-        self.dense = self._model()  # before anything is written: it may be refused
-        self._check_settings()
+        self.dense = self._model()
+        if args.method == "channel":
+            self.groups = self._groups(self.dense)
+            self.analysis = Analysis(args, config, task, folder, self.groups, session.threads)
+            self._check_channels()
+        self._settings("retraining", max(args.retraining_iters, 1), best=True)
+        self._begin()  # and only now write: all that may be refused early has been looked at
 
-    def _check_settings(self) -> None:
-        """Refuse to resume a run with other flags; a new run forgets what stood in its folder."""
-        flags = {k: v for k, v in sorted(vars(self.args).items()) if k not in _NOT_COMPARED}
+    def _check_channels(self) -> None:
+        """Refuse what takes no analysis to know."""
+        if self.goal.latency_ms is not None and paddle.distributed.get_world_size() > 1:
+            raise UserError("--target-latency is measured by one process.", "Start without paddle.distributed.launch.")
+        if self.args.sparse_iters and not self.groups.batch_norm_scales:
+            raise UserError("--sparse_iters: the model has no BatchNorm.", "Leave it out.")
+        check_goal(self.groups, self.goal)
+        self.analysis.check()
+        if self.goal.latency_ms is not None and not self._has_pruned():
+            check_latency(self.groups, self.goal, self.results.latencies)
+
+    def _begin(self) -> None:
+        """Refuse to resume a run with other settings; a new run forgets what stood in its folder."""
+        settings = {
+            "flags": {k: v for k, v in sorted(vars(self.args).items()) if k not in _NOT_COMPARED},
+            "config": self.config.to_dict(),
+        }
         path = self.folder / SETTINGS
-        if self.args.resume and path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+        before = self._before(path)
+        if before is not None:
+            free = () if self._has_pruned() else _GOAL
             differ = [
-                f"--{k}: {flags.get(k)}, was {before['flags'].get(k)}"
-                for k in flags
-                if flags[k] != before["flags"].get(k)
+                f"--{name}: {value}, was {before['flags'].get(name)}"
+                for name, value in settings["flags"].items()
+                if value != before["flags"].get(name) and name not in free
             ]
             differ += self.config.differences(before["config"])
             if differ:
@@ -96,11 +123,32 @@ class Run:
                     f"{self.folder} belongs to a run with other settings: {'; '.join(differ[:5])}.",
                     "Give the same settings, or another --save_dir.",
                 )
-            return
-        if self.main:
-            for name in ("pruned", "retraining", "sparse_training", "graph", "dense"):
+        elif self.main:
+            for name in (DENSE, PRUNED, "retraining", "sparse_training", "graph"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-            write_json(path, {"flags": flags, "config": self.config.to_dict()})
+        if self.main:
+            write_json(path, settings)
+
+    def _before(self, path: Path) -> dict[str, Any] | None:
+        """The settings of the run that is resumed; None where there is none.
+
+        Raises:
+            UserError: they cannot be read, or the folder is of something else.
+        """
+        anew = "Give --overwrite without --resume to start anew, or another --save_dir."
+        if not self.args.resume or not visible(self.folder):
+            return None
+        if not path.is_file():
+            raise UserError(f"{self.folder} holds no run of slim/prune.py: {SETTINGS} is missing.", anew)
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            return {"flags": dict(before["flags"]), "config": dict(before["config"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}.", anew) from error
+
+    def _has_pruned(self) -> bool:
+        """Whether the run is resumed and its model has been pruned."""
+        return bool(self.args.resume and (self.folder / PRUNED / "graph" / "graph.json").is_file())
 
     def _model(self) -> GraphLayer:
         paddle.seed(self.args.seed)
@@ -123,97 +171,116 @@ class Run:
 
     def channel(self) -> int:
         """Prune channels."""
-        groups = self._groups(self.dense)
-        if self.goal.latency_ms is not None and paddle.distributed.get_world_size() > 1:
-            raise UserError("--target-latency is measured by one process.", "Start without paddle.distributed.launch.")
-        if self.goal.flops_removed == 0 and self.goal.params is None and self.goal.latency_ms is None:
-            runner.log("The pruning ratio is 0: nothing is removed.")
+        if is_met(self.groups, self.goal):
+            runner.log("The model costs no more than what is asked for: nothing is removed.")
         if self.args.sparse_iters:
-            self._train_sparse(groups)
-        pruned_path = self.folder / "pruned" / "graph"
-        if self.args.resume and (pruned_path / "graph.json").is_file():
+            self._train_sparse()
+        pruned_path = self.folder / PRUNED / "graph"
+        if self._has_pruned():
             runner.log("Resume: the pruned model is taken from %s.", pruned_path)
             model = load(pruned_path)
             self.results.before(self.dense)
+            if not self.results.is_whole(PRUNED):
+                self.results.pruned(model)
         else:
-            model = self._prune(groups, pruned_path)
+            model = self._prune(pruned_path)
         hooks: list[Hook] = []
         if not self.args.no_distill:
             hooks.append(SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
-        result, notes = self._retrain(model, hooks), []
+        notes = self._notes(model)
+        result = self._retrain(model, hooks)
         if result is not None and result.best:
             before, best = self.results.score_before_retraining(), float(result.best["score"])
             if best < before:
                 notes.append(f"Retraining reached {best:.4f}; the model as pruned has {before:.4f} and stays.")
-                runner.log("%s", notes[0])
+                runner.log("%s", notes[-1])
                 model, result = load(pruned_path), None
         self.results.final(model, result, time.monotonic() - self.began, notes)
         return 0
 
-    def _prune(self, groups: ChannelGroups, path: Path) -> GraphLayer:
+    def _notes(self, model: GraphLayer) -> list[str]:
+        """What the report says of the time that was asked for, and measured while it was searched for."""
+        measured = model.record[-1].get("measured_ms")
+        if measured is None:
+            return []
+        return [f"Asked for {self.goal}: {measured:.2f} ms was measured on {self.args.engine} in the search."]
+
+    def _prune(self, path: Path) -> GraphLayer:
+        """Prune by the goal; where it is not reached, another one can be given to the same run."""
         runner.log("Step 1/3: Start calculating the sensitivity of model parameters...")
         measured = self.args.sensitivity != "none" and not self.args.label_free
         self.results.before(self.dense, check_trained if measured else lambda metrics: None)
-        importance, curves = Analysis(
-            self.args, self.config, self.task, self.folder, groups, self.session.threads
-        ).run()
-        asked = self.goal.flops_removed if self.goal.flops_removed is not None else "by the goal given"
-        runner.log("Step 2/3: Start to prune the model, the ratio of pruning is %s...", asked)
-        if self.goal.latency_ms is not None:
-            pruned, milliseconds = prune_to_latency(
-                groups, curves, importance, self.goal, self.results.latencies, lambda line: runner.log("%s", line)
-            )
-            runner.log("Latency: asked %.2f ms, measured %.2f ms.", self.goal.latency_ms, milliseconds)
+        importance, curves = self.analysis.run()
+        if self.goal.flops_removed is not None:
+            runner.log("Step 2/3: Start to prune the model, the ratio of pruning is %s...", self.goal.flops_removed)
         else:
-            pruned = prune_to(groups, curves, importance, self.goal)
-        whole = 100 * pruned.flops_removed
-        asked_text = f"{100 * self.goal.flops_removed:.2f} %" if self.goal.flops_removed is not None else "no ratio"
-        runner.log("FLOPs: asked %s removed, achieved %.2f %% removed.", asked_text, whole)
-        runner.log("Parameters: %d before, %d after.", *pruned.params)
+            runner.log("Step 2/3: Start to prune the model: %s...", self.goal)
+        try:
+            pruned = self._to_goal(importance, curves)
+        except GoalNotMet as error:
+            again = "Give another goal with --resume: the sensitivities stay."
+            raise GoalNotMet(error.cause, f"{error.remedy} {again}") from None
+        self._say(pruned)
         for name, (before, after) in pruned.widths.items():
             runner.log("  %s: %d -> %d", name, before, after)
         if pruned.widths and not (self.args.no_reconstruct or self.args.from_scratch):
             reconstruct_layers(self.args, self.task, pruned.model, self.dense)
-        self.results.pruned(pruned)
+        self.results.pruned(pruned.model)
         if self.main:
             save(pruned.model, path)
         return pruned.model
 
-    def _train_sparse(self, groups: ChannelGroups) -> None:
+    def _to_goal(self, importance: dict[str, np.ndarray], curves: Curves) -> Pruned:
+        if self.goal.latency_ms is None:
+            return prune_to(self.groups, curves, importance, self.goal)
+        pruned, milliseconds = prune_to_latency(
+            self.groups, curves, importance, self.goal, self.results.latencies, lambda line: runner.log("%s", line)
+        )
+        pruned.model.record[-1]["measured_ms"] = round(milliseconds, 4)
+        runner.log("Latency: asked %.2f ms, measured %.2f ms.", self.goal.latency_ms, milliseconds)
+        return pruned
+
+    def _say(self, pruned: Pruned) -> None:
+        """Asked against achieved."""
+        asked = f"asked {100 * self.goal.flops_removed:.2f} % removed, " if self.goal.flops_removed is not None else ""
+        runner.log("FLOPs: %sachieved %.2f %% removed.", asked, 100 * pruned.flops_removed)
+        asked = f"asked at most {self.goal.params:,.0f}: " if self.goal.params is not None else ""
+        runner.log("Parameters: %s%s", asked, "{:,} before, {:,} after.".format(*pruned.params))
+
+    def _train_sparse(self) -> None:
         """Train with an L1 loss on the BatchNorm scales, in place."""
-        names = sorted(groups.batch_norm_scales)
-        if not names:
-            raise UserError("--sparse_iters: the model has no BatchNorm.", "Leave it out.")
+        names = sorted(self.groups.batch_norm_scales)
         runner.log("Sparse training of %d BatchNorm layers for %d iterations.", len(names), self.args.sparse_iters)
         hook = prune_hooks.SparseScales(self.dense, names, self.args.sparse_factor)
         self._fit(self.dense, "sparse_training", self.args.sparse_iters, [hook], best=False)
 
     # ---- training
 
-    def _retrain(self, model: GraphLayer, hooks: list[Hook]) -> TrainResult | None:
-        runner.log("Step 3/3: Start retraining the model.")
-        if not self.args.retraining_iters:
-            return None
-        return self._fit(model, "retraining", self.args.retraining_iters, hooks, best=True)
-
-    def _fit(self, model: GraphLayer, name: str, iters: int, hooks: list[Hook], best: bool) -> TrainResult:
-        """Train in a folder of the run; with ``best`` the weights of the best evaluation stay in the model."""
-        folder = self.folder / name
-        settings = training.settings_of(
+    def _settings(self, name: str, iters: int, best: bool) -> TrainSettings:
+        return training.settings_of(
             self.args,
             self.config,
             self.session.threads,
-            save_dir=folder,
+            save_dir=self.folder / name,
             iters=iters,
             save_interval=min(self.args.save_interval, iters),
             do_eval=best,
             precision=precision(self.args),
             amp_level=self.args.amp_level,
         )
-        dataset = self.task.train_dataset()
-        resume = None
-        if self.args.resume and any(folder.glob("iter_*")):
-            resume = training.find_resume(str(folder), self.config, settings, len(dataset))
+
+    def _retrain(self, model: GraphLayer, hooks: list[Hook]) -> TrainResult | None:
+        if not self.args.retraining_iters:
+            runner.log("Step 3/3: No retraining, --retraining_iters is 0.")
+            return None
+        runner.log("Step 3/3: Start retraining the model.")
+        return self._fit(model, "retraining", self.args.retraining_iters, hooks, best=True)
+
+    def _fit(self, model: GraphLayer, name: str, iters: int, hooks: list[Hook], best: bool) -> TrainResult:
+        """Train in a folder of the run; with ``best`` the weights of the best evaluation stay in the model."""
+        settings, dataset = self._settings(name, iters, best), self.task.train_dataset()
+        folder = settings.save_dir
+        resume = training.find_latest(self.config, settings, len(dataset)) if self.args.resume else None
         result = training.fit(
             model,
             self.task,

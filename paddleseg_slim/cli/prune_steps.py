@@ -25,6 +25,7 @@ from paddleseg_slim.prune.criteria import needs_gradients, needs_readers
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.divergence import DivergenceCounts
 from paddleseg_slim.prune.elimination import eliminations
+from paddleseg_slim.prune.old_pickle import is_pickle, read_curves
 from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.readers import Reader, readers_of
 from paddleseg_slim.prune.refit_curves import refit_curves
@@ -57,6 +58,9 @@ STATE = "sensitivity.rank{rank}.npz"
 REFIT_STATE = "sensitivity.rank{rank}.json"
 PICTURE = "sensitivities.png"
 
+_MEASURE_AGAIN = "Delete it to measure again, or give another --save_dir."
+_LEAVE_OUT = "Leave --sensitivity_file out to measure the sensitivities of this model."
+
 
 class Analysis:
     """Importance and curves of a model's groups.
@@ -81,23 +85,46 @@ class Analysis:
         self.refits = needs_readers(args.criterion) or args.sensitivity == "refit"
         self._found: dict[str, list[Reader]] | None = None
 
+    def check(self) -> None:
+        """Read the curves that are there already, to say now what is wrong with them.
+
+        Raises:
+            UserError: they are damaged or stale, or of another model.
+        """
+        self._known({} if self.args.sparse_iters else self.fingerprint())
+
     def run(self) -> tuple[dict[str, np.ndarray], Curves]:
         """Importance of every channel and the curves; both files of the curves are written.
 
         Raises:
             UserError: a file of an earlier run is stale, or the model is not trained.
         """
-        if needs_gradients(self.args.criterion) or self.args.sensitivity == "taylor":
-            self.gradients = self._gradients()
-        importance = self._importance()
         fingerprint = self.fingerprint()
         curves = self._known(fingerprint)
+        importance = curves.importance() if curves else None
+        if importance is None:
+            if needs_gradients(self.args.criterion) or self.args.sensitivity == "taylor":
+                self.gradients = self._gradients()
+            importance = self._importance()
+        else:
+            runner.log("Sensitivities and the order of the channels: %s.", self.args.sensitivity_file or self.path)
+        if self.args.sensitivity_file and is_pickle(self.args.sensitivity_file):
+            told = "%s does not tell the weights it was measured with: take care that they are these."
+            runner.log(told, self.args.sensitivity_file)
         if curves is None:
             curves = self._measure(importance, fingerprint)
-            if paddle.distributed.get_rank() == 0:
-                curves.write(self.path)
-            self._show(curves)
+        if paddle.distributed.get_rank() == 0:
+            curves.write(self.path)
+        self._show(curves)
+        self._say_left(curves)
         return importance, curves
+
+    def _say_left(self, curves: Curves) -> None:
+        """Say which groups have no curve."""
+        left = [g.name for g in self.groups.groups if g.name not in curves.groups]
+        if left:
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+            runner.log("No curve, so they stay as they are: %s%s.", ", ".join(left[:5]), more)
 
     def _importance(self) -> dict[str, np.ndarray]:
         """Scores of the channels of every group that can be judged."""
@@ -111,11 +138,10 @@ class Analysis:
             importance = scores(self.groups, criterion, elimination=removal)
         left = [g.name for g in self.groups.groups if g.name not in importance]
         if left and needs_readers(criterion) and self.args.sensitivity != "none":
-            runner.log("No layer can make up for channels of %d groups: %s ranks them.", len(left), INSTEAD)
+            where = f"{len(left)} groups" if len(left) > 1 else left[0]
+            runner.log("No layer can make up for channels of %s: %s ranks them.", where, INSTEAD)
             others = scores(self.groups, INSTEAD)
             return {**importance, **{name: others[name] for name in left if name in others}}
-        if left:
-            runner.log("%s cannot judge %d groups; they stay: %s.", criterion, len(left), ", ".join(left[:5]))
         return importance
 
     def _show(self, curves: Curves) -> None:
@@ -146,22 +172,17 @@ class Analysis:
         }
 
     def _known(self, fingerprint: dict[str, str]) -> Curves | None:
-        """Curves of this run that is resumed, or of the file given."""
+        """Curves of this run that is resumed, or of the file given; an empty fingerprint is not compared."""
         given = self.args.sensitivity_file
-        if given:
-            from paddleseg_slim.prune.old_pickle import is_pickle, read_curves
-
-            if is_pickle(given):
-                runner.log("%s says nothing of the weights it was measured with: take care that they are these.", given)
-                return read_curves(given, self.groups)
-            curves = Curves.read(given)
-            curves.check(fingerprint, given)
-            return curves
-        if not (self.args.resume and self.path.is_file()):
+        if not given and not (self.args.resume and self.path.is_file()):
             return None
-        curves = Curves.read(self.path)
-        curves.check(fingerprint, self.path)
-        runner.log("Sensitivities are taken from %s.", self.path)
+        if given and is_pickle(given):
+            return read_curves(given, self.groups)
+        path, remedy = (given, _LEAVE_OUT) if given else (self.path, _MEASURE_AGAIN)
+        curves = Curves.read(path, remedy)
+        if fingerprint:
+            curves.check(fingerprint, path, remedy)
+        curves.check_groups({group.name: group.width for group in self.groups.groups}, path, remedy)
         return curves
 
     def _measure(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str]) -> Curves:

@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize and train; see `add_arguments`."""
-    arguments.at_least(args, retraining_iters=1, batch_size=1, batch_nums=1, num_workers=0)
+    arguments.at_least(args, retraining_iters=1, batch_nums=1)
+    training.check_schedule(args)
+    arguments.above_zero(args, "distill_weight")
     session = setup.start(args)
     setup.one_process("Quantization-aware training")
     from paddleseg_slim import config as configs

@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 from paddleseg_slim.errors import SlimError, UserError, nearest
@@ -45,16 +45,27 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     given = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _run(verb, given, named=argv is not None), debug="--debug" in given)
+    prog = f"paddleseg-slim {verb}" if argv is not None else None
+    return guarded(lambda: _run(verb, given, prog), debug="--debug" in given)
 
 
-def _run(verb: str, given: list[str], *, named: bool) -> int:
-    """Parse and call; ``named``: the verb was part of the command line."""
+def _run(verb: str, given: list[str], prog: str | None) -> int:
+    """Parse and call; ``prog``: what messages call the command."""
     module = importlib.import_module(module_name(verb))
-    parser = Parser(prog=f"paddleseg-slim {verb}" if named else None, description=module.HELP, allow_abbrev=False)
+    parser = Parser(prog=prog, description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return int(module.run(parser.parse_args(given)))
+    args = parser.parse_args(given)
+    try:
+        return int(module.run(args))
+    except KeyboardInterrupt:
+        return _say("Interrupted.", f"What was saved so far is whole{_goes_on(parser)}.", INTERRUPTED)
+
+
+def _goes_on(parser: Parser) -> str:
+    """How a command that was ended goes on."""
+    flag = next((name for name in ("--resume", "--resume_model") if name in parser.option_strings), None)
+    return f"; it goes on with {flag}" if flag else ""
 
 
 def python_problem(version: tuple[int, int]) -> tuple[str, str] | None:
@@ -68,6 +79,11 @@ def python_problem(version: tuple[int, int]) -> tuple[str, str] | None:
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in a line of cause and a line of remedy, without the whole usage."""
 
+    @property
+    def option_strings(self) -> Collection[str]:
+        """All flags."""
+        return self._option_string_actions.keys()
+
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong.
 
@@ -75,7 +91,7 @@ class Parser(argparse.ArgumentParser):
             UserError: always; its remedy is the nearest option, and how to see them all.
         """
         unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
-        hint = f"{nearest(unknown[1], self._option_string_actions)} " if unknown else ""
+        hint = f"{nearest(unknown[1], self.option_strings)} " if unknown else ""
         raise UserError(f"{message[:1].upper()}{message[1:]}.", f"{hint}`{self.prog} --help` says what there is.")
 
 
@@ -88,9 +104,7 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
             traceback.print_exc()
         return _say(error.cause, error.remedy, error.exit_code)
     except KeyboardInterrupt:
-        return _say(
-            "Interrupted.", "What was saved so far is whole; a training goes on with --resume_model.", INTERRUPTED
-        )
+        return _say("Interrupted.", "What was saved so far is whole.", INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -102,7 +116,7 @@ def _explained(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("paddleseg_slim"):
         return f"The Python package {error.name} is not installed.", _INSTALL, 2
     if isinstance(error, OSError) and error.errno in _FULL:
-        kept = "Make room there; what was saved before is whole, and a training goes on with --resume_model."
+        kept = "Make room there; what was saved before is whole, and goes on with --resume or --resume_model."
         return f"Writing {error.filename or 'a file'} failed: {error.strerror}.", kept, 1
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS):
         return "There is not enough memory.", "Lower --batch_size, or the size of the images or crops.", 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddleseg_slim.cli import runner
+from paddleseg_slim.cli import arguments, runner
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,17 @@ def add_schedule(parser: argparse.ArgumentParser, iters: bool = True) -> None:
     parser.add_argument("--use_vdl", action="store_true", help="write logs for VisualDL")
 
 
+def check_schedule(args: argparse.Namespace) -> None:
+    """Say what is wrong with the flags of `add_schedule` alone.
+
+    Raises:
+        UserError: a number makes no sense.
+    """
+    limits = {"batch_size": 1, "save_interval": 1, "log_iters": 1, "keep_checkpoint_max": 0, "num_workers": 0}
+    arguments.at_least(args, **limits, seed=0)
+    arguments.above_zero(args, "learning_rate")
+
+
 def settings_of(
     args: argparse.Namespace, config: Config, threads: int, *, save_dir: str | Path | None = None, **other: Any
 ) -> TrainSettings:
@@ -56,6 +67,7 @@ def settings_of(
         save_dir: folder of the run.
         other: further fields of `TrainSettings`.
     """
+    from paddleseg_slim.train import optim
     from paddleseg_slim.train.loop import TrainSettings
 
     values: dict[str, Any] = {
@@ -68,6 +80,7 @@ def settings_of(
         "threads": threads,
         **other,
     }
+    optim.build_schedule(config.lr_scheduler, values["iters"])  # what is wrong with it is said now
     return TrainSettings(**values)
 
 
@@ -77,7 +90,7 @@ def goes_on(resume: Checkpoint | None, run: str | Path) -> bool:
 
 
 def find_resume(path: str | None, config: Config, settings: TrainSettings, samples: int) -> Checkpoint | None:
-    """Find the checkpoint of ``--resume_model`` and check that it belongs to the same run.
+    """The checkpoint of ``--resume_model``, checked to belong to the same run.
 
     Args:
         path: the flag's value.
@@ -90,9 +103,32 @@ def find_resume(path: str | None, config: Config, settings: TrainSettings, sampl
     """
     if not path:
         return None
-    from paddleseg_slim.train import checkpoint, loop
+    from paddleseg_slim.train import checkpoint
 
-    found = checkpoint.find_resume(path)
+    return _of_this_run(checkpoint.find_resume(path), config, settings, samples)
+
+
+def find_latest(config: Config, settings: TrainSettings, samples: int) -> Checkpoint | None:
+    """The latest whole checkpoint in the folder of the training, checked as by `find_resume`; None if there is none.
+
+    Raises:
+        UserError: config or settings differ; the keys are named.
+    """
+    from paddleseg_slim.train import checkpoint
+
+    run = settings.save_dir
+    if not any(run.glob("iter_*")):
+        return None
+    found = checkpoint.find_latest(run)
+    if found is None:
+        runner.log("No checkpoint in %s is whole: the training starts anew.", run)
+        return None
+    return _of_this_run(found, config, settings, samples)
+
+
+def _of_this_run(found: Checkpoint, config: Config, settings: TrainSettings, samples: int) -> Checkpoint:
+    from paddleseg_slim.train import loop
+
     differences = config.differences(found.manifest.config) if found.manifest else []
     loop.check_same_run(found, differences, settings, samples, settings.threads)
     runner.log("Resume from %s.", found.folder)

@@ -236,22 +236,36 @@ def _bisect(search: _Search, limits: Sequence[Limit]) -> np.ndarray:
     return picks
 
 
-def solve(options: Sequence[Options], limits: Sequence[Limit]) -> Plan:
-    """Widths with the least predicted loss that keep every limit.
+def check_possible(widths: Sequence[np.ndarray], limits: Sequence[Limit]) -> None:
+    """Refuse limits that the widths alone make impossible.
+
+    Args:
+        widths: of every group, ascending; the last one is the untouched width.
+        limits: on the costs.
 
     Raises:
         GoalNotMet: even the narrowest widths cost more than a limit; the message names what is possible.
     """
-    narrowest = np.array([o.widths[0] for o in options], dtype=np.float64)
-    full = np.array([o.widths[-1] for o in options], dtype=np.float64)
+    narrowest, full = (np.array([own[end] for own in widths], dtype=np.float64) for end in (0, -1))
     for limit in limits:
         least, most = limit.cost(narrowest), limit.cost(full)
         if least > limit.most * (1 + _TOLERANCE):
             raise GoalNotMet(
-                f"{limit.name} cannot come down to {limit.most:.4g}: at the narrowest widths allowed {least:.4g} of "
-                f"{most:.4g} remain, {100 * (1 - least / most):.1f} % removed.",
+                f"{limit.name} cannot come down to {limit.most:,.0f} ({100 * (1 - limit.most / most):.1f} % removed): "
+                f"at the narrowest widths allowed {least:,.0f} of {most:,.0f} remain, {100 * (1 - least / most):.1f} % "
+                "removed.",
                 "Ask for less, use a smaller --align, or protect fewer layers.",
             )
+
+
+def solve(options: Sequence[Options], limits: Sequence[Limit]) -> Plan:
+    """Widths with the least predicted loss that keep every limit.
+
+    Raises:
+        GoalNotMet: see `check_possible`.
+    """
+    check_possible([o.widths for o in options], limits)
+    full = np.array([o.widths[-1] for o in options], dtype=np.float64)
     binding = [limit for limit in limits if limit.cost(full) > limit.most * (1 + _TOLERANCE)]
     picks = np.array([len(o.widths) - 1 for o in options])
     if binding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,8 @@ from paddleseg_slim.prune.divergence import monotone
 FILE_NAME = "sensitivities.json"
 FORMAT = "paddleseg_slim.sensitivities"
 FORMAT_VERSION = 1
+MODES = ("exact", "fast", "refit", "taylor", "ranking")
+_AGAIN = "Delete it; it will be computed again."
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class GroupCurve:
         width: channels of the group.
         kept: channels kept at each point.
         losses: relative loss of the metric at each point, ``(baseline - metric) / baseline``; may be negative.
-        order: channels from the least to the most important; a point removes the first of them.
+        order: channels from the least to the most important; a point removes the first of them. Empty where a file
+            of another tool does not tell it.
     """
 
     width: int
@@ -49,6 +53,23 @@ class GroupCurve:
         kept, first = np.unique(kept[::-1], return_index=True)
         return kept, np.maximum(fit[::-1][first] - fit[0], 0.0)
 
+    def check(self) -> None:
+        """Refuse what cannot be a curve.
+
+        Raises:
+            ValueError: it says what is wrong.
+        """
+        if not (isinstance(self.width, int) and self.width > 0):
+            raise ValueError(f"the width is {self.width!r}")
+        if self.order and sorted(self.order) != list(range(self.width)):
+            raise ValueError(f"the order is not one of {self.width} channels")
+        if len(self.kept) != len(self.losses):
+            raise ValueError(f"{len(self.kept)} widths have {len(self.losses)} losses")
+        if not all(isinstance(kept, int) and 0 < kept < self.width for kept in self.kept):
+            raise ValueError(f"not all of the widths {self.kept} are below {self.width}")
+        if not all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in self.losses):
+            raise ValueError("not all losses are finite numbers")
+
     def loss_at(self, widths: np.ndarray) -> np.ndarray:
         """Predicted loss of any widths: linear between the points, and on beyond the last one."""
         kept, losses = self.fitted()
@@ -64,7 +85,7 @@ class Curves:
     """The curves of a model.
 
     Attributes:
-        mode: ``exact``, ``fast``, ``refit``, ``taylor`` or ``ranking``.
+        mode: one of `MODES`.
         metric: what the losses are of: ``mIoU``, ``divergence``, ``taylor``.
         baseline: the metric of the untouched model.
         images: how many images the points were measured on.
@@ -84,25 +105,56 @@ class Curves:
         write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Curves:
+    def read(cls, path: str | os.PathLike[str], remedy: str = _AGAIN) -> Curves:
         """Read a ``sensitivities.json``.
 
+        Args:
+            path: of the file.
+            remedy: of the errors.
+
         Raises:
-            UserError: it is missing, damaged, or written by a newer version.
+            UserError: it is missing, damaged, or written by another version.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}", "Delete it; it will be computed again.") from error
+            raise UserError(f"{path} cannot be read: {error}.", remedy) from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise UserError(f"{path} is no sensitivities file of this package.", "Give another --save_dir.")
+            raise UserError(f"{path} is no sensitivities file of this package.", remedy)
         if data.pop("format_version", None) != FORMAT_VERSION:
-            raise UserError(f"{path} was written by another version.", "Delete it; it will be computed again.")
+            raise UserError(f"{path} was written by another version.", remedy)
         try:
-            groups = {name: GroupCurve(**curve) for name, curve in data.pop("groups").items()}
-            return cls(groups=groups, **data)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: {error}", "Delete it; it will be computed again.") from error
+            curves = cls(groups={name: GroupCurve(**curve) for name, curve in data.pop("groups").items()}, **data)
+            curves._check_content()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {error}.", remedy) from error
+        return curves
+
+    def _check_content(self) -> None:
+        """Refuse what no analysis writes.
+
+        Raises:
+            ValueError, TypeError: it says what is wrong.
+        """
+        if self.mode not in MODES:
+            raise ValueError(f"the mode is {self.mode!r}")
+        if not (isinstance(self.baseline, (int, float)) and math.isfinite(self.baseline) and self.baseline > 0):
+            raise ValueError(f"the baseline is {self.baseline!r}")
+        for name, curve in self.groups.items():
+            try:
+                curve.check()
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+    def importance(self) -> dict[str, np.ndarray] | None:
+        """Scores of every group's channels ``[width]`` that stand for their order; None where a group has none."""
+        if not all(curve.order for curve in self.groups.values()):
+            return None
+        table = {}
+        for name, curve in self.groups.items():
+            table[name] = np.empty(curve.width)
+            table[name][curve.order] = np.arange(curve.width)
+        return table
 
     def made_with(self) -> dict[str, str]:
         """The ``sensitivity`` and ``criterion`` that the fingerprint says they were measured with, if it does."""
@@ -112,7 +164,7 @@ class Curves:
         except (KeyError, IndexError, TypeError, ValueError):
             return {}
 
-    def check(self, fingerprint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    def check(self, fingerprint: Mapping[str, Any], path: str | os.PathLike[str], remedy: str = _AGAIN) -> None:
         """Refuse curves of other weights, data or settings.
 
         Raises:
@@ -122,10 +174,23 @@ class Curves:
             key for key in {*fingerprint, *self.fingerprint} if fingerprint.get(key) != self.fingerprint.get(key)
         )
         if differ:
-            raise UserError(
-                f"{path} was measured with other {', '.join(differ)}.",
-                "Delete it to measure again, or give another --save_dir.",
-            )
+            raise UserError(f"{path} was measured with other {', '.join(differ)}.", remedy)
+
+    def check_groups(self, widths: Mapping[str, int], path: str | os.PathLike[str], remedy: str = _AGAIN) -> None:
+        """Refuse curves of groups that the model does not have.
+
+        Args:
+            widths: of the model's groups.
+            path: what was read.
+            remedy: of the error.
+
+        Raises:
+            UserError: one has another name or width.
+        """
+        for name, curve in self.groups.items():
+            if widths.get(name) != curve.width:
+                there = f"has {widths[name]}" if name in widths else "has no such group"
+                raise UserError(f"{path} has {curve.width} channels of {name}, the model {there}.", remedy)
 
 
 def draw(curves: Curves, path: str | os.PathLike[str], columns: int = 4) -> None:

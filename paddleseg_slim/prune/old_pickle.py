@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph.ir import slot_values
@@ -65,6 +64,9 @@ def read_sensitivities(path: str | os.PathLike[str]) -> dict[str, dict[float, fl
             found[str(name)] = {float(ratio): float(loss) for ratio, loss in losses.items()}
     if not found:
         raise UserError(f"{path} holds no sensitivities.", "Measure the sensitivities again.")
+    for name, losses in found.items():
+        if not all(0 <= ratio < 1 and math.isfinite(loss) for ratio, loss in losses.items()):
+            raise UserError(f"{path} has {losses} of {name}.", "Measure the sensitivities again.")
     return found
 
 
@@ -92,7 +94,7 @@ def read_curves(path: str | os.PathLike[str], groups: ChannelGroups) -> Curves:
             continue
         kept = [max(1, round(group.width * (1 - ratio))) for ratio in sorted(losses)]
         values = [losses[ratio] for ratio in sorted(losses)]
-        table[group.name] = GroupCurve(group.width, kept, values, np.arange(group.width).tolist())
+        table[group.name] = GroupCurve(group.width, kept, values, [])
     if not table:
         raise UserError(f"No name in {path} is a layer of this model.", "Measure the sensitivities again.")
     return Curves("exact", Path(path).name, 1.0, 0, table)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from paddleseg_slim.errors import UserError, nearest
-from paddleseg_slim.graph import Graph
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -20,6 +20,6 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise UserError(f"{pattern!r} is no regular expression: {error}.", "Correct it.") from error
 
 
-def no_match(pattern: str, graph: Graph) -> UserError:
-    """The error for an expression that matches nothing; the remedy has the nearest names."""
-    return UserError(f"{pattern!r} matches no layer.", nearest(pattern, [n.name for n in graph.nodes if n.name]))
+def no_match(pattern: str, names: Iterable[str]) -> UserError:
+    """The error for an expression that matches none of these names; the remedy has the nearest ones."""
+    return UserError(f"{pattern!r} matches no layer.", nearest(pattern, names))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from paddleseg_slim.errors import GoalNotMet, UserError
 from paddleseg_slim.graph import GraphLayer
-from paddleseg_slim.prune.budget import Limit, Options, Plan, solve, solve_drop, width_options
+from paddleseg_slim.prune.budget import Limit, Options, Plan, check_possible, solve, solve_drop, width_options
 from paddleseg_slim.prune.channels import ChannelGroups, Group, find_groups
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.patterns import compiled, no_match
@@ -24,6 +24,8 @@ SPREAD = 0.05
 """See `_spread`."""
 
 _ROUNDS = 6
+
+_AS_ASKED = {"FLOPs": 1.0, "parameters": 1.0}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class Goal:
         if self.align < 1:
             raise UserError(f"Widths cannot be multiples of {self.align}.", "Give --align 1, 8 or 16.")
 
+    def __str__(self) -> str:
+        """What is asked for, in words."""
+        parts = []
+        if self.flops_removed is not None:
+            parts.append(f"{100 * self.flops_removed:.2f} % fewer FLOPs")
+        if self.params is not None:
+            parts.append(f"at most {self.params:,.0f} parameters")
+        if self.latency_ms is not None:
+            parts.append(f"at most {self.latency_ms:g} ms")
+        if self.max_drop is not None:
+            parts.append(f"a predicted drop of at most {self.max_drop:g}")
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -99,31 +114,88 @@ def _matches(pattern: str, groups: ChannelGroups) -> list[Group]:
         fixed = [layer.node for layer in groups.layers() if expression.search(layer.node)]
         if fixed:
             return []  # the layer exists; it cannot be pruned anyway
-        raise no_match(pattern, groups.model.eval_graph)
+        raise no_match(pattern, {layer.node for layer in groups.layers()} | groups.by_name.keys())
     return found
 
 
-def options_for(groups: ChannelGroups, curves: Curves, goal: Goal, spread: bool = True) -> list[Options]:
-    """Widths and predicted losses of every group; groups without a curve stay as they are."""
+def widths_for(groups: ChannelGroups, goal: Goal, known: Collection[str]) -> dict[str, np.ndarray]:
+    """Widths that every group may take, ascending; only those ``known`` may change.
+
+    Raises:
+        UserError: a regular expression is malformed or matches nothing.
+    """
     kept = {g.name for pattern in goal.keep for g in _matches(pattern, groups)}
     most: dict[str, float] = {}
     for pattern, part in goal.limits:
         for group in _matches(pattern, groups):
             most[group.name] = min(part, most.get(group.name, 1.0))
-    options = []
+    table = {}
     for group in groups.groups:
-        curve = curves.groups.get(group.name)
-        fixed = curve is None or group.name in kept
+        fixed = group.name in kept or group.name not in known
         removed = min(most.get(group.name, MOST_REMOVED), MOST_REMOVED)
         step = group.step(goal.align)
         widths = width_options(group.width, align=step, at_most_removed=removed, fixed=fixed)
         if group.shares_an_axis and not fixed:  # with others on the axis, what goes must be a multiple
             least = max(1, math.ceil(group.width * (1 - removed) - 1e-9))
             widths = np.arange(group.width, least - 1, -step, dtype=np.int64)[::-1]
+        table[group.name] = widths
+    return table
+
+
+def check_goal(groups: ChannelGroups, goal: Goal) -> None:
+    """Refuse what no sensitivities can make possible.
+
+    Raises:
+        UserError: a regular expression is malformed or matches nothing.
+        GoalNotMet: even the narrowest widths allowed cost more than is asked for.
+    """
+    widths = widths_for(groups, goal, groups.by_name)
+    check_possible(list(widths.values()), _limits(groups, goal, _AS_ASKED))
+
+
+def is_met(groups: ChannelGroups, goal: Goal) -> bool:
+    """Whether the model costs no more than is asked for already; a drop or a latency is never said to be."""
+    limits = _limits(groups, goal, _AS_ASKED)
+    open_end = goal.max_drop is not None and not limits
+    return not open_end and goal.latency_ms is None and all(limit.cost(groups.widths) <= limit.most for limit in limits)
+
+
+def check_latency(groups: ChannelGroups, goal: Goal, measure: Callable[[Sequence[GraphLayer]], list[float]]) -> None:
+    """Refuse a time that even the narrowest model allowed takes longer than.
+
+    Args:
+        groups: of the model.
+        goal: with ``latency_ms``.
+        measure: as for `prune_to_latency`.
+
+    Raises:
+        GoalNotMet: measured twice, it is not fast enough.
+    """
+    assert goal.latency_ms is not None
+    widths = widths_for(groups, goal, groups.by_name)
+    narrowest = cut(groups, {name: np.arange(own[0]) for name, own in widths.items() if own[0] < own[-1]})
+    fastest = math.inf
+    for _ in range(2):
+        whole, own_time = measure([groups.model, narrowest])
+        fastest = min(fastest, own_time)
+        if fastest <= goal.latency_ms:
+            return
+    raise GoalNotMet(
+        f"{goal.latency_ms:g} ms cannot be reached: at the narrowest widths allowed a run takes {fastest:.2f} ms, "
+        f"unpruned {whole:.2f} ms.",
+        "Ask for a longer time, use a smaller --align, or protect fewer layers.",
+    )
+
+
+def options_for(groups: ChannelGroups, curves: Curves, goal: Goal, spread: bool = True) -> list[Options]:
+    """Widths and predicted losses of every group; groups without a curve stay as they are."""
+    options = []
+    for name, widths in widths_for(groups, goal, curves.groups).items():
+        curve = curves.groups.get(name)
         losses = np.zeros(len(widths)) if curve is None else curve.loss_at(widths)
         if spread and len(widths) > 1:
             losses = losses + _spread(curves, widths)
-        options.append(Options(group.name, widths, losses - losses[-1]))
+        options.append(Options(name, widths, losses - losses[-1]))
     return options
 
 
@@ -184,7 +256,7 @@ def prune_to(groups: ChannelGroups, curves: Curves, importance: Mapping[str, np.
         raise UserError("No goal is given.", "Give --pruning_ratio, --target-params, --target-latency or --max-drop.")
     curves = replace(curves, groups={name: curve for name, curve in curves.groups.items() if name in importance})
     before = (groups.macs(groups.widths), groups.parameters(groups.widths))
-    tighter = {"FLOPs": 1.0, "parameters": 1.0}
+    tighter = _AS_ASKED
     for _ in range(_ROUNDS):
         plan = _solve(groups, curves, goal, tighter)
         kept = channels_to_keep(groups, importance, plan.widths)
@@ -230,7 +302,7 @@ def prune_to_latency(
         groups, curves, importance: as for `prune_to`.
         goal: ``latency_ms`` is the limit; a ``flops_removed`` in it is a lower bound.
         measure: median milliseconds of models, measured side by side on the engine. A pruned model's time is taken
-            relative to the unpruned one beside it.
+            relative to the unpruned one beside it; one within the limit is measured again, and the longer time counts.
         log: takes a line a step.
         rounds: most models that are built and measured.
 
@@ -253,8 +325,12 @@ def prune_to_latency(
         except GoalNotMet:
             high, removed = removed, 0.5 * (low + removed)
             continue
-        beside, own = measure([groups.model, pruned.model])  # side by side: another load moves both
-        time = whole * own / beside
+        time = 0.0
+        for _ in range(2):
+            beside, own = measure([groups.model, pruned.model])  # side by side: another load moves both
+            time = max(time, whole * own / beside)
+            if time > limit:
+                break
         points.append((1 - pruned.flops_removed, time))
         log(f"{100 * pruned.flops_removed:.1f} % of the FLOPs removed: {time:.2f} ms")
         if time <= limit:

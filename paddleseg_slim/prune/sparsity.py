@@ -51,12 +51,14 @@ def sparse_weights(model: GraphLayer, only_1x1: bool = False, keep: Sequence[str
 def _matches(pattern: str, graph: Graph) -> set[str]:
     """Parameters that match, or that a layer reads that does."""
     expression, found = compiled(pattern), set()
+    known: set[str] = set()
     for node in graph.nodes:
         names = {name for value in node.input_values() if (name := graph.parameter_name(value)) is not None}
+        known |= names
         layer = expression.search(node.name)
         found |= {name for name in names if layer or expression.search(name)}
     if not found:
-        raise no_match(pattern, graph)
+        raise no_match(pattern, known)
     return found
 
 

@@ -107,7 +107,7 @@ def state_to_save(model: paddle.nn.Layer) -> dict[str, Any]:
         if paddle.is_floating_point(tensor) and not np.isfinite(tensor.astype("float32").numpy()).all():
             raise TrainingDiverged(
                 f"{name} has NaN or infinite values; it is not saved.",
-                "Lower the learning rate or clip gradients, and go on from the last checkpoint with --resume_model.",
+                "Lower the learning rate or clip gradients; the checkpoints before are whole.",
             )
     return dict(state)
 
@@ -241,11 +241,16 @@ def find_resume(path: str | os.PathLike[str]) -> Checkpoint:
         except UserError as error:
             earlier = _latest(folder.parent, below=folder)
             raise UserError(error.cause, f"Use {earlier.folder}." if earlier else error.remedy) from None
-    clear_remains(folder)
-    latest = _latest(folder)
+    latest = find_latest(folder)
     if latest is None:
         raise UserError(f"{folder} has no whole checkpoint iter_N.", "Start the training anew, without --resume_model.")
     return latest
+
+
+def find_latest(run: Path) -> Checkpoint | None:
+    """The latest whole checkpoint of a run, once half-written folders are gone; None if there is none."""
+    clear_remains(run)
+    return _latest(run)
 
 
 def _latest(run: Path, below: Path | None = None) -> Checkpoint | None:
@@ -255,7 +260,7 @@ def _latest(run: Path, below: Path | None = None) -> Checkpoint | None:
         try:
             return check_checkpoint(folder)
         except UserError as error:
-            _LOG.warning("%s The one before it is used.", error.cause)
+            _LOG.warning("%s It is left out.", error.cause)
     return None
 
 
