@@ -18,6 +18,15 @@ from paddleseg_slim.graph import GraphLayer, cost
 from paddleseg_slim.report import stage
 from paddleseg_slim.tasks.base import Metrics, Task
 
+_KINDS = {"prune": "prune", "sparsify": "prune", "distill": "distill", "quantize": "quant"}
+"""Steps of a model's record, and the kind of stage that they are."""
+
+
+def made_by(model: GraphLayer) -> str:
+    """Kind of the stage that made a model, by its record: the last compression, else ``train``."""
+    steps = [_KINDS[entry["step"]] for entry in model.record if entry.get("step") in _KINDS]
+    return steps[-1] if steps else "train"
+
 
 def export_with_onnx(model: GraphLayer, folder: Path, task: Task, config: Config, output_op: str) -> ExportResult:
     """Export for Paddle Inference and, where the package onnx is installed, beside it as ``model.onnx``.

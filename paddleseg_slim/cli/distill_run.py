@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.chain.state import differences, digest_of
-from paddleseg_slim.cli import runner, setup, training
+from paddleseg_slim.cli import deployable, runner, setup, training
 from paddleseg_slim.cli.evaluation import Forwards
 from paddleseg_slim.cli.setup import Session
 from paddleseg_slim.config import Config
@@ -69,6 +69,7 @@ class Run:
         self.student = self._graph(self.task, args.model_path)
         self.teacher = self._teacher(teacher_config)
         self.settings = training.settings_of(args, config, session.threads, do_eval=args.do_eval)
+        training.check_optimizer(config, self.settings, self.student)
         if args.resume:
             self.resume = training.find_latest(config, self.settings, len(self.dataset))
         else:
@@ -121,7 +122,7 @@ class Run:
         if self.args.model_path and not (self.resume and (folder / BEFORE / stage.FILE_NAME).is_file()):
             before = self._evaluate(self.student)  # every process has its share of the images
             if main:
-                self._write(self.student, folder / BEFORE, BEFORE, "train", before)
+                self._write(self.student, folder / BEFORE, BEFORE, deployable.made_by(self.student), before)
         hook = self._hook(folder)
         result = training.fit(
             *(self.student, self.task, self.config, self.settings),
@@ -192,7 +193,6 @@ class Run:
         result: TrainResult | None = None,
     ) -> None:
         """Export the model and write its stage."""
-        from paddleseg_slim.cli import deployable
         from paddleseg_slim.train.logging import read_curves
 
         written = deployable.export_with_onnx(model, folder, self.task, self.config, self.task.output_op())

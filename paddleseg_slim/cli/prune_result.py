@@ -27,6 +27,9 @@ ENGINES = ("onnxruntime", "openvino", "paddle")
 DENSE, PRUNED = "dense", "pruned"
 """Folders of the models before the result."""
 
+START = "start"
+"""Name of the stage in the folder `DENSE` if the model was compressed before."""
+
 BEFORE = "before_retraining"
 """Name of the stage in the folder `PRUNED`."""
 
@@ -46,6 +49,7 @@ class Results:
         self.args, self.config, self.task, self.folder, self.shape = args, config, task, folder, shape
         self.threads = threads
         self._dense: GraphLayer | None = None
+        self._start = DENSE
         self.main = paddle.distributed.get_rank() == 0
 
     # ---- the three models
@@ -53,12 +57,14 @@ class Results:
     def before(self, model: GraphLayer, check: Callable[[Metrics], None] = lambda metrics: None) -> None:
         """Evaluate the model as it was given, ``check`` the result, and export it."""
         self._dense = model
+        kind = deployable.made_by(model)
+        self._start = DENSE if kind == "train" else START
         if not self.is_whole(DENSE):
-            self._stage(model, self.folder / DENSE, DENSE, "train", None, check)
+            self._stage(model, self.folder / DENSE, self._start, kind, None, check)
 
     def pruned(self, model: GraphLayer) -> None:
         """Evaluate and export the pruned model, not trained again yet."""
-        self._stage(model, self.folder / PRUNED, BEFORE, "prune", DENSE)
+        self._stage(model, self.folder / PRUNED, BEFORE, "prune", self._start)
 
     def is_whole(self, name: str) -> bool:
         """Whether the run is resumed and left this stage, and its files are as long as they were."""
@@ -87,17 +93,16 @@ class Results:
         result: TrainResult | None,
         seconds: float,
         notes: Sequence[str] = (),
-        base: str = DENSE,
     ) -> None:
         """Write the retrained model in all its forms, measure everything side by side and say what came out."""
         if self.main:
             save(model, self.folder / "graph")
         name = "retrained" if result is not None else "result"
-        done = self._stage(model, self.folder, name, "prune", base)
+        done = self._stage(model, self.folder, name, "prune", self._start)
         if not self.main:
             return
         timed = () if self.args.no_bench else self._bench(name)
-        for folder, own in ((self.folder, name), (self.folder / PRUNED, BEFORE), (self.folder / DENSE, DENSE)):
+        for folder, own in ((self.folder, name), (self.folder / PRUNED, BEFORE), (self.folder / DENSE, self._start)):
             if timed and (folder / stage.FILE_NAME).is_file():
                 latency = tuple(entry for entry in timed if entry.stage == own)
                 known = stage.read_stage(folder)
@@ -159,13 +164,14 @@ class Results:
         return [name for name in usable if name == "paddle" or (folder / "model.onnx").is_file()]
 
     def _bench(self, name: str) -> tuple[stage.Latency, ...]:
-        folders = {name: self.folder, DENSE: self.folder / DENSE}
+        folders = {name: self.folder, self._start: self.folder / DENSE}
         candidates = [
             benchmark.Candidate(own, folder, engine)
             for engine in self._engines(self.folder)
             for own, folder in folders.items()
         ]
-        result = benchmark.measure(candidates, input_shape=self.shape, base=DENSE, threads=self.args.threads or 0)
+        threads = self.args.threads or 0
+        result = benchmark.measure(candidates, input_shape=self.shape, base=self._start, threads=threads)
         result.save(self.folder)
         for row in result.rows:
             if row.error:

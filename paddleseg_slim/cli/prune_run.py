@@ -88,7 +88,7 @@ class Run:
             self.groups = self._groups(self.dense)
             self.analysis = Analysis(args, config, task, folder, self.groups, session.threads)
             self._check_channels()
-        self._settings("retraining", max(args.retraining_iters, 1), best=True)
+        training.check_optimizer(config, self._settings("retraining", max(args.retraining_iters, 1), True), self.dense)
         self._begin()  # and only now write: all that may be refused early has been looked at
 
     def _check_channels(self) -> None:
@@ -325,5 +325,5 @@ class Run:
         note = WHO_GAINS["2:4" if self.args.method == "2:4" else "unstructured"]
         runner.log("%s", note)
         self.dense.record.append({"step": "sparsify", "method": self.args.method, "zeros": part})
-        self.results.final(self.dense, result, time.monotonic() - self.began, notes=(note,), base="dense")
+        self.results.final(self.dense, result, time.monotonic() - self.began, notes=(note,))
         return 0

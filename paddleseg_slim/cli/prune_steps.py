@@ -43,7 +43,7 @@ from paddleseg_slim.prune.taylor import TAYLOR_IMAGES, gate_gradients, taylor_cu
 from paddleseg_slim.tasks.base import Task
 from paddleseg_slim.train import ranks
 from paddleseg_slim.train.evaluate import batches
-from paddleseg_slim.train.progress import Progress
+from paddleseg_slim.train.progress import Progress, share_done
 
 IMAGES = {"fast": FAST_IMAGES, "refit": FAST_IMAGES, "taylor": TAYLOR_IMAGES}
 """How many images a mode looks at; others take all."""
@@ -59,7 +59,7 @@ REFIT_STATE = "sensitivity.rank{rank}.json"
 PICTURE = "sensitivities.png"
 
 _MEASURE_AGAIN = "Delete it to measure again, or give another --save_dir."
-_LEAVE_OUT = "Leave --sensitivity_file out to measure the sensitivities of this model."
+_LEAVE_OUT = "Give what it was measured with: weights, data and flags; or leave --sensitivity_file out."
 
 
 class Analysis:
@@ -211,7 +211,7 @@ class Analysis:
             batches_that_fit = images_that_fit(self.groups.model, (1, *self.samples[0]["img"].shape)) // size
             workers = max(1, min(self.threads, batches_that_fit))
             engine = evaluation.best_executor(engine.name, threads=self.threads - workers + 1)
-        with Progress(100, "[SENSITIVITY] %") as bar:
+        with share_done("[SENSITIVITY]") as progress:
             return analyse(
                 self.groups,
                 importance,
@@ -221,7 +221,7 @@ class Analysis:
                 ratios=EXACT_RATIOS if mode == "exact" else FAST_RATIOS,
                 state=state,
                 fingerprint=fingerprint,
-                progress=lambda n, of: bar.step(100 * n // of - bar.done),
+                progress=progress,
                 workers=workers,
                 rank=rank,
                 world=world,
@@ -233,13 +233,13 @@ class Analysis:
         """What reads the groups; looked at once."""
         if self._found is None:
             images = refit_images(self.args, self.task, self.groups.model)
-            with Progress(100, "[MOMENTS] %") as bar:
-                self._found = readers_of(self.groups, images, lambda n, of: bar.step(100 * n // of - bar.done))
+            with share_done("[MOMENTS]") as progress:
+                self._found = readers_of(self.groups, images, progress)
         return self._found
 
     def _refit_curves(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str], state: Path) -> Curves:
         images = of_one_size([self.samples[i]["img"] for i in range(len(self.samples))])
-        with Progress(100, "[SENSITIVITY] %") as bar:
+        with share_done("[SENSITIVITY]") as progress:
             curves = refit_curves(
                 self.groups,
                 importance,
@@ -247,7 +247,7 @@ class Analysis:
                 images,
                 state=state,
                 fingerprint=fingerprint,
-                progress=lambda n, of: bar.step(100 * n // of - bar.done),
+                progress=progress,
             )
         for curve in curves.groups.values():  # every rank has measured; all go by what the first one has
             curve.losses[:] = ranks.of_the_first(np.array(curve.losses)).tolist()

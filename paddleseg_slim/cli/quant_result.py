@@ -83,7 +83,7 @@ class Results:
         folder = self.folder / FLOAT
         folder.mkdir(parents=True, exist_ok=True)
         self.write_onnx(model, folder / "model.onnx")
-        self._stage(folder, model, metrics, "model", name=FLOAT, kind="train")
+        self._stage(folder, model, metrics, "model", name=FLOAT, kind=deployable.made_by(model))
 
     def quantized(self, model: GraphLayer, placement: Placement, memory: Metrics, seconds: float) -> Metrics:
         """Write the quantized model in all its forms, evaluate the file in its engine, measure it, say what came out.

@@ -13,15 +13,15 @@ from paddleseg_slim.graph import GraphLayer
 from paddleseg_slim.prune.reconstruct import reconstruct
 from paddleseg_slim.prune.running import images_that_fit
 from paddleseg_slim.tasks.base import Task
-from paddleseg_slim.train.progress import Progress
+from paddleseg_slim.train.progress import share_done
 
 
 def reconstruct_layers(args: argparse.Namespace, task: Task, model: GraphLayer, dense: GraphLayer) -> None:
     """Refit the layers of the pruned ``model`` on images of the training list, and say how near they come."""
     images = refit_images(args, task, dense)
     entry = model.record[-1]
-    with Progress(100, "[RECONSTRUCTION] %") as bar:
-        done = reconstruct(model, dense, images, entry["kept"], lambda n, of: bar.step(100 * n // of - bar.done))
+    with share_done("[RECONSTRUCTION]") as progress:
+        done = reconstruct(model, dense, images, entry["kept"], progress)
     entry["reconstruction"] = {"images": len(images), "layers": len(done)}
     if done:
         before, after = (float(np.mean([getattr(layer, when) for layer in done])) for when in ("before", "after"))

@@ -67,7 +67,6 @@ def settings_of(
         save_dir: folder of the run.
         other: further fields of `TrainSettings`.
     """
-    from paddleseg_slim.train import optim
     from paddleseg_slim.train.loop import TrainSettings
 
     values: dict[str, Any] = {
@@ -80,8 +79,18 @@ def settings_of(
         "threads": threads,
         **other,
     }
-    optim.build_schedule(config.lr_scheduler, values["iters"])  # what is wrong with it is said now
     return TrainSettings(**values)
+
+
+def check_optimizer(config: Config, settings: TrainSettings, model: paddle.nn.Layer) -> None:
+    """Say what is wrong with the optimizer and the schedule of the config, before anything long.
+
+    Raises:
+        UserError: they cannot be made for the parameters of ``model``.
+    """
+    from paddleseg_slim.train import optim
+
+    optim.build_optimizer(config.optimizer, optim.build_schedule(config.lr_scheduler, settings.iters), model)
 
 
 def goes_on(resume: Checkpoint | None, run: str | Path) -> bool:

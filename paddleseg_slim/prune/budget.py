@@ -78,7 +78,7 @@ class Limit:
     """An upper limit on a cost.
 
     Attributes:
-        name: what is limited: ``FLOPs``, ``parameters``, ``latency``.
+        name: what is limited: ``FLOPs``, ``Parameters``.
         cost: the cost of the widths.
         most: the limit.
     """
@@ -250,10 +250,10 @@ def check_possible(widths: Sequence[np.ndarray], limits: Sequence[Limit]) -> Non
     for limit in limits:
         least, most = limit.cost(narrowest), limit.cost(full)
         if least > limit.most * (1 + _TOLERANCE):
+            asked, possible = (100 * (1 - cost / most) for cost in (limit.most, least))
             raise GoalNotMet(
-                f"{limit.name} cannot come down to {limit.most:,.0f} ({100 * (1 - limit.most / most):.1f} % removed): "
-                f"at the narrowest widths allowed {least:,.0f} of {most:,.0f} remain, {100 * (1 - least / most):.1f} % "
-                "removed.",
+                f"{limit.name} cannot come down to {limit.most:,.0f} ({asked:.1f} % removed): at the narrowest widths "
+                f"allowed {least:,.0f} of {most:,.0f} remain, {possible:.1f} % removed.",
                 "Ask for less, use a smaller --align, or protect fewer layers.",
             )
 

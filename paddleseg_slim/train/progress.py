@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 _LOG = logging.getLogger(__name__)
@@ -29,10 +38,11 @@ class Progress:
         title: what is going on, in front of the bar or the line.
         done: steps done already (a resumed run).
         lines: print lines in a pipe; False for work that prints its own.
+        share: say the share done, not the number of steps.
     """
 
-    def __init__(self, total: int, title: str, *, done: int = 0, lines: bool = True) -> None:
-        self.total, self.title, self.done, self._lines = total, title, done, lines
+    def __init__(self, total: int, title: str, *, done: int = 0, lines: bool = True, share: bool = False) -> None:
+        self.total, self.title, self.done, self._lines, self._share = total, title, done, lines, share
         self._bar: RichProgress | None = None
         self._first = done
         self._start = self._last_line = time.monotonic()
@@ -43,7 +53,7 @@ class Progress:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TaskProgressColumn() if self._share else MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
@@ -68,4 +78,12 @@ class Progress:
         if self._lines and now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
             rest = (now - self._start) / max(1, self.done - self._first) * (self.total - self.done)
-            _LOG.info("%s %d/%d | ETA %s", self.title, self.done, self.total, eta_text(rest))
+            done = f"{100 * self.done // self.total} %" if self._share else f"{self.done}/{self.total}"
+            _LOG.info("%s %s | ETA %s", self.title, done, eta_text(rest))
+
+
+@contextlib.contextmanager
+def share_done(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A `Progress` that is told how much is done, of how much: work whose steps mean nothing to the user."""
+    with Progress(100, title, share=True) as bar:
+        yield lambda done, of: bar.step(100 * done // of - bar.done)
