@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from paddle import nn
 
+from paddleseg_slim.cli import runner
 from paddleseg_slim.graph import export_inference
 from tests.prune.matrix import captured
 
@@ -50,3 +51,22 @@ def test_sigterm_ends_a_process_without_a_handler_of_paddle(code: str, tmp_path:
     assert done.returncode == -signal.SIGTERM, done.stderr
     caught = re.search(r"SigCgt:\s*(\w+)", done.stdout)
     assert caught and not int(caught[1], 16) >> (signal.SIGTERM - 1) & 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "remedy"),
+    [
+        ("prune", ["--config", "x", "--retraining_iters", "1"], "it goes on with --resume."),
+        ("train", ["--config", "x"], "it goes on with --resume_model."),
+        ("report", ["x"], "What was saved so far is whole."),
+    ],
+)
+def test_an_interrupted_command_says_how_it_goes_on(
+    verb: str, flags: list[str], remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"paddleseg_slim.cli.{verb}.run", interrupted)
+    assert runner.main(verb, flags) == runner.INTERRUPTED
+    assert capsys.readouterr().err.strip().endswith(remedy)

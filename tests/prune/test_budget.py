@@ -75,7 +75,7 @@ def test_two_limits_hold_together() -> None:
     options, flops = problem(10, 32, 1, 1)
     params = WidthCost(0, np.arange(1.0, 11.0), np.zeros((10, 10)))
     full = np.full(10, 32.0)
-    limits = [Limit("FLOPs", flops, 0.8 * flops(full)), Limit("parameters", params, 0.5 * params(full))]
+    limits = [Limit("FLOPs", flops, 0.8 * flops(full)), Limit("Parameters", params, 0.5 * params(full))]
     plan = solve(options, limits)
     assert all(limit.cost(plan.widths) <= limit.most * (1 + 1e-6) for limit in limits)
 

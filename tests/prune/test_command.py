@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import paddle
 import pytest
 import tiny
 
-from paddleseg_slim.cli import prune
+from paddleseg_slim.cli import prune, prune_run
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import load, save
 from paddleseg_slim.prune.curves import Curves
@@ -163,6 +165,18 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
         ("gmp", ["--sensitivity_file", "x.json"]),
         ("channel", ["--only_1x1"]),
         ("channel", ["--label_free", "--max-drop", "0.01"]),
+        ("channel", ["--engine", "onnxruntime"]),
+        ("channel", ["--distill_weight", "2", "--no_distill"]),
+        ("channel", ["--distill_weight", "nan"]),
+        ("channel", ["--sparse_factor", "0.1"]),
+        ("channel", ["--sparse_factor", "-1", "--sparse_iters", "2"]),
+        ("channel", ["--overwrite", "--resume"]),
+        ("channel", ["--learning_rate", "-1"]),
+        ("channel", ["--save_interval", "0"]),
+        ("channel", ["--log_iters", "0"]),
+        ("channel", ["--keep_checkpoint_max", "-1"]),
+        ("channel", ["--limit", "head=1.5"]),
+        ("channel", ["--limit", "head"]),
     ],
 )
 def test_options_that_a_method_has_no_use_for_are_refused(method: str, more: list[str]) -> None:
@@ -180,6 +194,7 @@ def test_options_that_a_method_has_no_use_for_are_refused(method: str, more: lis
         (["--no_reconstruct"], "--no_reconstruct leaves out"),
         (["--from_scratch"], "--from_scratch leaves out"),
         (["--max-drop", "0.01"], "--max-drop"),
+        (["--label_free"], "--label_free"),
     ],
 )
 def test_what_contradicts_the_refit_is_refused(more: list[str], text: str, tmp_path: Path) -> None:
@@ -195,6 +210,78 @@ def test_what_contradicts_the_refit_is_refused(more: list[str], text: str, tmp_p
     chosen = parser.parse_args([*base, *more])
     prune.settle(chosen)
     assert (chosen.sensitivity, chosen.criterion) == ("fast", "l1_norm")
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "more", "text"),
+    [
+        ("none", ["--label_free"], "needs no labels"),
+        ("none", ["--sensitivity_images", "4"], "l1_norm looks at no --sensitivity_images"),
+        ("taylor", ["--max-drop", "0.01"], "does not measure the metric"),
+        ("none", ["--criterion", "l3_norm"], "l3_norm"),
+    ],
+)
+def test_what_a_sensitivity_has_no_use_for_is_refused(sensitivity: str, more: list[str], text: str) -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--sensitivity"]
+    prune.settle(parser.parse_args([*base, "none", "--criterion", "taylor", "--sensitivity_images", "4"]))
+    with pytest.raises(UserError, match=text):
+        prune.settle(parser.parse_args([*base, sensitivity, *more]))
+
+
+@pytest.mark.parametrize("more", [["--engine", "onxruntime"], ["--engine", "tensorrt"]])
+def test_an_engine_that_is_not_here_is_refused(more: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--target-latency", "3", "--model_path", "m.pdparams"]
+    with pytest.raises(UserError, match=more[1]):
+        prune.check(parser.parse_args([*base, *more]))
+
+
+def test_damaged_files_of_a_run_are_made_again_or_named(
+    finished: tuple[Path, str], weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A stage, an exported model and all checkpoints are damaged: the result is the same. The settings are needed."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    for file in ("pruned/stage.json", "dense/model.json", *(f"retraining/iter_{n}/model.pdparams" for n in (1, 2))):
+        os.truncate(run / file, 100)
+    arguments = flags(*weights, run, "--retraining_iters", 2, "--resume")
+    done = tiny.run("slim/prune.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    for text in ("pruned/stage.json is not JSON", "dense/model.json is damaged", "the training starts anew"):
+        assert text in said
+    assert read_stage(run / "dense").files == read_stage(finished[0] / "dense").files
+    ours, theirs = load(run / "graph"), load(finished[0] / "graph")
+    for name, tensor in ours.tensors():
+        np.testing.assert_array_equal(tensor.numpy(), theirs.tensor(name).numpy(), err_msg=name)
+    os.truncate(run / prune_run.SETTINGS, 100)
+    done = tiny.run("slim/prune.py", *arguments)
+    assert done.returncode == 2 and "prune.json is damaged" in done.stderr, done.stderr
+    (run / prune_run.SETTINGS).unlink()
+    done = tiny.run("slim/prune.py", *arguments)
+    assert done.returncode == 2 and "prune.json is missing" in done.stderr and "--overwrite" in done.stderr
+    assert (run / "model.json").is_file()
+
+
+def test_a_run_whose_goal_is_not_met_goes_on_with_another(tmp_path: Path) -> None:
+    name, run = "fastscnn_fashion5_128x128", tmp_path / "run"
+    common = [
+        "--config", tiny.ROOT / f"configs/fashion/{name}.yml", "--save_dir", run, "--threads", 1, "--no_bench",
+        "--model_path", tiny.ROOT / f"configs/fashion/weights/{name}/model.safetensors", "--sensitivity", "fast",
+        "--sensitivity_images", 4, "--retraining_iters", 0, "--opts", "val_dataset.num_samples=16",
+    ]  # fmt: skip
+    done = tiny.run("slim/prune.py", *common, "--max-drop", 0, "--pruning_ratio", 0.6)
+    assert done.returncode == 3 and "another goal with --resume" in done.stderr, done.stderr
+    done = tiny.run("slim/prune.py", *common, "--max-drop", 0.9, "--pruning_ratio", 0.2, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "[SENSITIVITY]" not in done.stdout + done.stderr and "the order of the channels" in done.stdout + done.stderr
+    stages = read_stage(run), read_stage(run / "dense")
+    assert stages[0].macs <= 0.8 * stages[1].macs  # type: ignore[operator]
+    settings = json.loads((run / prune_run.SETTINGS).read_text())
+    assert settings["flags"]["pruning_ratio"] == 0.2
 
 
 def test_curves_of_a_file_say_how_they_were_made(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from paddleseg_slim.errors import GoalNotMet, UserError
 from paddleseg_slim.models.zoo import build
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.old_pickle import is_pickle, read_curves, read_sensitivities
-from paddleseg_slim.prune.plan import Goal, prune_to, prune_to_latency
+from paddleseg_slim.prune.plan import Goal, check_goal, check_latency, is_met, prune_to, prune_to_latency
 from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.sparsity import GradualSchedule, achieved, magnitude_masks, sparse_weights, two_of_four_masks
 from paddleseg_slim.prune.surgery import cut_optimizer_state
@@ -89,6 +89,32 @@ def test_too_much_says_what_is_possible(case: Any) -> None:
         prune_to(*case, Goal(flops_removed=0.99, align=16))
 
 
+@pytest.mark.parametrize(
+    ("goal", "error", "text"),
+    [
+        (Goal(flops_removed=0.99, align=16), GoalNotMet, r"FLOPs cannot come down to .* \(99.0 % removed\)"),
+        (Goal(params=10), GoalNotMet, r"Parameters cannot come down to 10 .* of 1,\d\d\d,\d\d\d remain"),
+        (Goal(flops_removed=0.3, align=1000), GoalNotMet, r" 0\.0 % removed"),
+        (Goal(flops_removed=0.3, keep=("",)), GoalNotMet, "remain"),
+        (Goal(flops_removed=0.3, keep=("(",)), UserError, "no regular expression"),
+        (Goal(flops_removed=0.3, limits=(("classifeir", 0.5),)), UserError, "matches no layer"),
+    ],
+)
+def test_what_the_widths_alone_make_impossible(case: Any, goal: Goal, error: type, text: str) -> None:
+    with pytest.raises(error, match=text) as raised:
+        check_goal(case[0], goal)
+    if "classifeir" in text:
+        assert "classifier.conv" in raised.value.remedy
+
+
+def test_a_goal_that_is_met_already(case: Any) -> None:
+    groups = case[0]
+    check_goal(groups, Goal(flops_removed=0.3))
+    assert is_met(groups, Goal(flops_removed=0)) and is_met(groups, Goal(params=1e9))
+    for goal in (Goal(flops_removed=0.1), Goal(params=1e9, latency_ms=1), Goal(max_drop=0.1)):
+        assert not is_met(groups, goal)
+
+
 def test_latency_is_measured_not_believed(case: Any) -> None:
     """An engine with a fixed part of 4 ms and 6 ms that follow the FLOPs."""
     groups = case[0]
@@ -101,6 +127,24 @@ def test_latency_is_measured_not_believed(case: Any) -> None:
     assert 7.2 <= time <= 7.5 and pruned.flops_removed == pytest.approx(0.43, abs=0.04)
     with pytest.raises(GoalNotMet, match="fastest"):
         prune_to_latency(*case, Goal(latency_ms=4.01), measure, rounds=2)
+    check_latency(groups, Goal(latency_ms=7.5), measure)
+    with pytest.raises(GoalNotMet, match=r"4.01 ms cannot be reached.* unpruned 10.00 ms"):
+        check_latency(groups, Goal(latency_ms=4.01), measure)
+
+
+def test_a_time_that_was_short_by_chance_is_not_taken(case: Any) -> None:
+    """Every other measurement of a model takes no time at all."""
+    groups = case[0]
+    whole, calls = groups.macs(groups.widths), []
+
+    def measure(models: Any) -> list[float]:
+        calls.append(len(models))
+        lucky = len(models) > 1 and calls.count(2) % 2
+        times = [10 * g.macs(g.widths) / whole for g in (find_groups(m, 64, groups.pick) for m in models)]
+        return [times[0], 0.001] if lucky else times
+
+    pruned, time = prune_to_latency(*case, Goal(latency_ms=7.5, align=1), measure)
+    assert time == pytest.approx(10 * (1 - pruned.flops_removed)) and time <= 7.5
 
 
 def test_optimizer_state_follows(case: Any) -> None:
@@ -181,6 +225,8 @@ def test_an_old_pickle_is_read_without_running_it(case: Any, tmp_path: Path) -> 
         def __reduce__(self) -> Any:
             return (print, ("executed",))
 
+    with pytest.raises(UserError, match="nan"):
+        read_sensitivities(_old_file(tmp_path / "nan.pickle", {"conv2d_0.w_0": {0.2: float("nan")}}))
     (tmp_path / "evil.pickle").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match=r"builtins\.print"):
         read_sensitivities(tmp_path / "evil.pickle")
