@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.chain.state import differences, digest_of
-from paddleseg_slim.cli import runner, setup, training
+from paddleseg_slim.cli import deployable, runner, setup, training
 from paddleseg_slim.cli.evaluation import Forwards
 from paddleseg_slim.cli.setup import Session
 from paddleseg_slim.config import Config
@@ -67,6 +67,7 @@ class Run:
         self.shape = tuple(np.asarray(self.dataset[(0, 0)]["img"]).shape)
         paddle.seed(args.seed)
         self.student = self._graph(self.task, args.model_path)
+        deployable.described_shape(self.student, self.task, config)  # what is wrong with it is said now
         self.teacher = self._teacher(teacher_config)
         self.settings = training.settings_of(args, config, session.threads, do_eval=args.do_eval)
         place = args.save_dir if args.resume and any(Path(args.save_dir).glob("iter_*")) else args.resume_model
@@ -190,7 +191,6 @@ class Run:
         result: TrainResult | None = None,
     ) -> None:
         """Export the model and write its stage."""
-        from paddleseg_slim.cli import deployable
         from paddleseg_slim.train.logging import read_curves
 
         written = deployable.export_with_onnx(model, folder, self.task, self.config, self.task.output_op())
