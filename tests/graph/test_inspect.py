@@ -11,10 +11,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from graph_nets import DETECTORS, SPEC, TINY, seeded
+from graph_nets import DETECTORS, SPEC, TINY, TinySeg, seeded
+from paddle.static import InputSpec
+from tiny import write_config
 
 from paddleseg_slim.cli.main import main
-from paddleseg_slim.graph import capture, cost
+from paddleseg_slim.deploy.description import Deploy, write_deploy
+from paddleseg_slim.graph import capture, cost, save
 from paddleseg_slim.graph.picture import svg
 from paddleseg_slim.models import zoo
 
@@ -30,6 +33,7 @@ def test_a_table_a_picture_and_numbers(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "GMACs" in result.stdout and "conv2d" in result.stdout
     data = json.loads(numbers.read_text())
+    assert data["size"] == [64, 96] and "GMACs at 64x96" in result.stdout
     assert data["macs"] == sum(node["macs"] for node in data["nodes"]) > 0
     root = ElementTree.parse(picture).getroot()
     texts = " ".join("".join(element.itertext()) for element in root.iter())
@@ -39,7 +43,7 @@ def test_a_table_a_picture_and_numbers(tmp_path: Path) -> None:
 def test_costs_without_auxiliary_heads_are_those_of_the_exported_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "fast_scnn", "--input_shape", "64", "64"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    total, first = re.findall(r"([\d.]+) GMACs, ([\d.]+) M parameters", said)
+    total, first = re.findall(r"([\d.]+) GMACs at 64x64, ([\d.]+) M parameters", said)
     layer = capture(zoo.build("fast_scnn", 19), SPEC, verify=False, fixed_size=(64, 64))
     head = sum(v.size for n, v in layer.tensors() if n.startswith("auxlayer.")) / 1e6
     assert head > 0.01 and float(total[1]) - float(first[1]) == pytest.approx(head, abs=0.0011)
@@ -69,3 +73,40 @@ def test_boxes_of_a_picture_do_not_overlap_and_every_node_is_drawn(factory: Any)
         titles = ", ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")).split(", ")
         assert {node.name for node in graph.nodes if node.op in ("conv2d", "pool2d", "batch_norm")} <= set(titles)
         assert graph.inputs[0].name in " ".join(titles)
+
+
+def told_size(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What both commands say; they must agree."""
+    found = []
+    for verb in ("inspect", "groups"):
+        assert main([verb, *map(str, words)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        match = re.search(r"[\d.]+ GMACs at (\d+x\d+), ", said)
+        assert match is not None, said
+        found.append(match[1])
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_costs_are_counted_at_the_size_of_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told_size(capsys, "fast_scnn") == "512x512"
+    config = write_config(tmp_path, export={"input_shape": [None, 3, 64, 96]})
+    assert told_size(capsys, "--config", config) == "64x96"
+    assert told_size(capsys, "--config", config, "--input_shape", 32, 32) == "32x32"
+    assert told_size(capsys, "--config", write_config(tmp_path)) == "512x512"
+
+
+def test_costs_are_counted_at_the_size_of_the_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = save(capture(seeded(TinySeg), SPEC, verify=False), tmp_path / "graph")
+    assert told_size(capsys, graph) == "512x512"
+    write_deploy(tmp_path, Deploy(input_shape=[-1, 3, 64, 96]))
+    for name in (graph, graph / "graph.json"):
+        assert told_size(capsys, name) == "64x96"
+    assert told_size(capsys, graph, "--input_shape", 32, 64) == "32x64"
+    spec = [InputSpec([1, 3, 48, 32], "float32", "x")]
+    fixed = save(capture(seeded(TinySeg), spec, verify=False), tmp_path / "fixed")
+    assert told_size(capsys, fixed) == told_size(capsys, fixed, "--input_shape", 48, 32) == "48x32"
+    assert main(["inspect", str(fixed), "--input_shape", "32", "64"]) == 2
+    assert "--input_shape is 32 64, the model takes 48x32 only." in capsys.readouterr().err
+    assert main(["groups", str(graph), "--input_shape", "0", "64"]) == 2
+    assert "--input_shape is 0 64." in capsys.readouterr().err
