@@ -71,6 +71,8 @@ def describe(costs: Cost, size: Size) -> dict[str, Any]:
 def _print(console: Any, layer: GraphLayer, costs: Cost, size: Size) -> None:
     from rich.table import Table
 
+    from paddleseg_slim.cli import history
+
     table = Table(title=repr(layer))
     table.add_column("node", overflow="fold")
     for name, justify in (("op", "left"), ("output", "left"), ("parameters", "right"), ("MACs", "right")):
@@ -81,8 +83,8 @@ def _print(console: Any, layer: GraphLayer, costs: Cost, size: Size) -> None:
         table.add_row(node.name, node.op, "x".join(map(str, node.shape)), parameters, macs)
     console.print(table)
     console.print(f"{_totals(costs, size)}, {costs.activation_bytes / 2**20:.1f} MiB of activations.")
-    for entry in layer.record:
-        console.print(f"Done to it: {entry.get('pass', entry.get('kind', '?'))}")
+    for line in history.lines(layer):
+        console.print(f"Done to it: {line}.", highlight=False, markup=False)
 
 
 def _totals(costs: Cost, size: Size) -> str:

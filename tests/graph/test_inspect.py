@@ -13,13 +13,19 @@ from xml.etree import ElementTree
 import pytest
 from graph_nets import DETECTORS, SPEC, TINY, TinySeg, seeded
 from paddle.static import InputSpec
+from quant_nets import SHAPE, images, small_model
 from tiny import write_config
 
+from paddleseg_slim.cli.history import lines
 from paddleseg_slim.cli.main import main
 from paddleseg_slim.deploy.description import Deploy, write_deploy
-from paddleseg_slim.graph import capture, cost, save
+from paddleseg_slim.graph import GraphLayer, PaddleExecutor, capture, cost, save
 from paddleseg_slim.graph.picture import svg
 from paddleseg_slim.models import zoo
+from paddleseg_slim.prune.channels import find_groups
+from paddleseg_slim.prune.plan import Goal, prune_to
+from paddleseg_slim.prune.ranking import ranking_curves, scores
+from paddleseg_slim.quant.ptq import QuantSettings, post_quantize
 
 COMMAND = [sys.executable, "-c", "import sys; from paddleseg_slim.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 
@@ -110,3 +116,42 @@ def test_costs_are_counted_at_the_size_of_the_saved_model(tmp_path: Path, capsys
     assert "--input_shape is 32 64, the model takes 48x32 only." in capsys.readouterr().err
     assert main(["groups", str(graph), "--input_shape", "0", "64"]) == 2
     assert "--input_shape is 0 64." in capsys.readouterr().err
+
+
+def pruned() -> GraphLayer:
+    layer = capture(zoo.build("fast_scnn", 3), SPEC, verify=False)
+    groups = find_groups(layer, 64)
+    importance = scores(groups, "l1_norm")
+    curves = ranking_curves(groups, importance, "l1_norm")
+    return prune_to(groups, curves, importance, Goal(flops_removed=0.3)).model
+
+
+def test_what_was_done_to_a_model_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every kind of entry that a command writes, and those of other programs."""
+    layer = pruned()
+    kept = layer.record[0]["kept"]
+    smaller = sum(len(tensor.shape) == 4 for name, tensor in layer.tensors() if name in kept)
+    layer.record[0]["reconstruction"] = {"images": 8, "layers": 5}
+    layer.record += [
+        {"step": "sparsify", "method": "2:4", "zeros": 0.4967},
+        {"step": "distill", "losses": ["KDLoss", "CWDLoss"], "teacher": "big.pdparams", "iters": 1000},
+        {"pass": "train", "steps": 1, "nets": [1, 2]},
+        {"nets": [1, 2]},
+    ]
+    assert main(["inspect", str(save(layer, tmp_path / "graph"))]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert 10 < smaller < 47
+    for line in (
+        f"pruned (asked: 30 % fewer FLOPs): {smaller} of 47 convolutions are smaller, 5 layers were refitted.",
+        "made sparse by 2:4: 49.7 % of the weights are zero.",
+        "distilled: 1000 steps with KDLoss, CWDLoss, teacher big.pdparams.",
+        "pass: train, steps: 1.",
+        "a step without a name.",
+    ):
+        assert f"Done to it: {line}" in said
+    quantized, calibration = post_quantize(small_model(), [images(4)], QuantSettings(), PaddleExecutor(), SHAPE)
+    (line,) = lines(quantized)
+    assert line.startswith(f"quantized without training for the target {QuantSettings().target}: ")
+    assert f"{len(calibration.placement.layers)} layers with " in line and line.endswith(" stay float")
+    quantized.record = [{"pass": str(number)} for number in range(20)]
+    assert lines(quantized)[::8] == ["12 earlier steps", "pass: 19"]
