@@ -37,6 +37,50 @@ def test_the_folder_of_a_result_stands_for_the_graph_in_it(tmp_path: Path) -> No
         setup.load_model(task, str(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model, ONNX file included, and ``tiny.yml`` and ``a.png`` beside its folder."""
+    folder = tmp_path_factory.mktemp("exported")
+    config = tiny.write_config(folder)
+    (folder / "a.png").write_bytes(b"x")
+    flags = ["--config", str(config), "--from_scratch", "--onnx", "--save_dir", str(folder / "model")]
+    assert main(["export", *flags]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        *((verb, "") for verb in ("predict", "val", "prune", "quant", "post_quant", "train")),
+        *(("predict", name) for name in ("model.json", "model.pdiparams", "model.onnx")),
+    ],
+)
+def test_an_exported_model_is_refused_with_what_it_is_for(
+    verb: str, given: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = exported / "model" / given
+    flags = ["--config", str(exported / "tiny.yml"), "--model_path", str(path), "--threads", "1"]
+    flags += [] if verb == "val" else ["--save_dir", str(tmp_path / "out")]
+    flags += ["--image_path", str(exported / "a.png")] if verb == "predict" else []
+    flags += ["--pruning_ratio", "0.3", "--retraining_iters", "2"] if verb == "prune" else []
+    flags += ["--retraining_iters", "2"] if verb == "quant" else []
+    capsys.readouterr()
+    assert main([verb, *flags]) == 2
+    cause, remedy = capsys.readouterr().err.strip().splitlines()
+    assert cause.startswith(f"Error: {path} is an exported model, neither weights")
+    assert "Give what it was exported from" in remedy and "paddleseg-slim infer (deploy/python/infer.py)" in remedy
+
+
+def test_a_folder_with_weights_is_no_exported_model(exported: Path, tmp_path: Path) -> None:
+    for name in ("model.json", "model.pdiparams"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "model.pdparams").write_bytes(b"x")
+    task = build_task(load_config(exported / "tiny.yml"))
+    with pytest.raises(UserError, match="is a folder") as error:
+        setup.load_model(task, str(tmp_path))
+    assert error.value.remedy == f"Give {tmp_path / 'model.pdparams'}."
+
+
 def measured_shape(folder: Path, out: Path) -> list[int]:
     flags = ["--engine", "onnxruntime", "--warmup", "1", "--repeats", "2", "--max_repeats", "2", "--threads", "1"]
     assert main(["bench", str(folder), *flags, "--save_dir", str(out)]) == 0
