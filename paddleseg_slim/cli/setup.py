@@ -105,14 +105,14 @@ def refuse_exported(path: str) -> None:
         )
 
 
-def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: bool = False) -> paddle.nn.Layer:
+def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: bool | None = None) -> paddle.nn.Layer:
     """The model of ``task`` with the weights of ``path``, or the compressed model in the folder ``path``.
 
     Args:
         task: builds the model.
         path: ``.pdparams``, ``.safetensors``, or a folder that a compression command wrote: `saved_graph`.
         data_format: layout inside the model.
-        reset_head: see `train.weights.load_weights`.
+        reset_head: see `train.weights.load_weights`; None for a command that has no such flag.
 
     Raises:
         UserError: it cannot be read, or does not fit.
