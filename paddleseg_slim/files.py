@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ from typing import Any
 _OLD = ".replaced-by-slim"  # a name that nobody else gives to a folder
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\..+)?")
 """Names of temporary files and folders as `atomic_file`, `atomic_folder` and the export make them."""
+
+
+def _umask() -> int:
+    umask = os.umask(0)  # it can only be asked for by setting it
+    os.umask(umask)
+    return umask
+
+
+def _allow(path: str | os.PathLike[str], mode: int) -> None:
+    """Add ``mode`` to the permissions of ``path``."""
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | mode)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -44,9 +56,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp made it readable by its owner alone
+        _allow(temporary, 0o666 & ~_umask())  # mkstemp made it readable by its owner alone
         os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
@@ -66,14 +76,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     old = target.with_name(f".{target.name}{_OLD}")
     try:
         yield temporary
+        umask = _umask()
         for folder, _, names in os.walk(temporary):
             for name in names:
-                with open(os.path.join(folder, name), "rb+") as stream:
+                file = os.path.join(folder, name)
+                with open(file, "rb+") as stream:
                     os.fsync(stream.fileno())
+                _allow(file, 0o666 & ~umask)  # safetensors makes its files readable by their owner alone
+            _allow(folder, 0o777 & ~umask)  # as mkdtemp does
             _sync_folder(Path(folder))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(target, old)

@@ -166,7 +166,7 @@ def check_folder(path: str, flag: str = "--save_dir") -> Path:
         flag: which asked for it, for the remedy.
 
     Raises:
-        UserError: it is a file, or cannot be written.
+        UserError: it is a file or below one, or cannot be written.
     """
     folder = Path(path)
     try:
@@ -174,6 +174,10 @@ def check_folder(path: str, flag: str = "--save_dir") -> Path:
         probe = folder / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
+    except (FileExistsError, NotADirectoryError):
+        file = next(place for place in (folder, *folder.parents) if place.exists())
+        what = "it" if file == folder else str(file)
+        raise UserError(f"{folder} cannot be written: {what} is a file, no folder.", f"Give another {flag}.") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).", f"Give another {flag}.") from None
     return folder

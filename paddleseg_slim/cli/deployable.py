@@ -11,7 +11,7 @@ from typing import Any
 
 from paddleseg_slim.cli import runner
 from paddleseg_slim.config import Config
-from paddleseg_slim.deploy.export import ExportResult, export
+from paddleseg_slim.deploy.export import ExportResult, Shape, export, filled, parse_shape
 from paddleseg_slim.deploy.runtimes.machine import describe_machine
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import GraphLayer, cost
@@ -28,18 +28,29 @@ def made_by(model: GraphLayer) -> str:
     return steps[-1] if steps else "train"
 
 
+def described_shape(model: GraphLayer, task: Task, config: Config) -> Shape:
+    """The input shape for the description of ``model``: the config's, as `cli.export` has it, where the graph is open.
+
+    Raises:
+        UserError: the config's is malformed.
+    """
+    configured = parse_shape(config.export.get("input_shape"), task.input_spec()[0].shape[1])
+    return filled(model.eval_graph.inputs[0].shape, configured)
+
+
 def export_with_onnx(model: GraphLayer, folder: Path, task: Task, config: Config, output_op: str) -> ExportResult:
     """Export for Paddle Inference and, where the package onnx is installed, beside it as ``model.onnx``.
 
     An op without an ONNX function ends nothing: the log names it, and the other engine is measured alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    given = model.eval_graph.inputs[0].shape
+    own = model.eval_graph.inputs[0].shape
     written = export(
         model,
         folder,
         logits=task.logits,
-        shape=(given[0], given[1], given[2], given[3]),
+        shape=(own[0], own[1], own[2], own[3]),
+        described=described_shape(model, task, config),
         output_op=output_op,
         transforms=task.preprocess().describe()["transforms"],  # type: ignore[attr-defined]
         class_names=task.class_names(),

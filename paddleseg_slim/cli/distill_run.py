@@ -67,6 +67,7 @@ class Run:
         self.shape = tuple(np.asarray(self.dataset[(0, 0)]["img"]).shape)
         paddle.seed(args.seed)
         self.student = self._graph(self.task, args.model_path)
+        deployable.described_shape(self.student, self.task, config)  # what is wrong with it is said now
         self.teacher = self._teacher(teacher_config)
         self.settings = training.settings_of(args, config, session.threads, do_eval=args.do_eval)
         training.check_optimizer(config, self.settings, self.student)

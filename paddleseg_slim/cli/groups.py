@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, setup
+from paddleseg_slim.cli import arguments, setup, sizes
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="saved model (folder or file), or a name of the zoo")
     parser.add_argument("--config", metavar="FILE", help="a config whose model is meant")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change keys of the config")
-    parser.add_argument("--input_shape", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help="costs' size")
+    parser.add_argument("--input_shape", nargs=2, type=int, default=(), metavar=("H", "W"),
+                        help="size to count costs at; default: the config's export.input_shape, or what a saved model "
+                        "or its deploy.yaml says, else 512 512")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,17 +43,18 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.files import write_json
     from paddleseg_slim.prune.channels import find_groups
 
-    groups = find_groups(open_model(args), tuple(args.input_shape))
+    layer, size = open_model(args)
+    groups = find_groups(layer, size)
     console = Console()
     _print_groups(console, groups, args.members)
-    _print_pinned(console, groups)
+    _print_pinned(console, groups, size)
     if args.json:
-        write_json(args.json, describe(groups))
+        write_json(args.json, {"size": list(size), **describe(groups)})
     return 0
 
 
-def open_model(args: argparse.Namespace) -> GraphLayer:
-    """The model that the arguments of `add_model` name, as a graph."""
+def open_model(args: argparse.Namespace) -> tuple[GraphLayer, sizes.Size]:
+    """The model that the arguments of `add_model` name, as a graph, and the size to count its costs at."""
     from pathlib import Path
 
     from paddle.static import InputSpec
@@ -60,18 +63,28 @@ def open_model(args: argparse.Namespace) -> GraphLayer:
     from paddleseg_slim.graph import capture, load
     from paddleseg_slim.models import zoo
 
+    arguments.check_shape(args.input_shape)
     if args.config:
         from paddleseg_slim import config as configs
         from paddleseg_slim.tasks import build_task
 
-        task = build_task(configs.load_config(args.config, args.opts))
-        return capture(task.build_model(), task.input_spec(), verify=False, fixed_size=tuple(args.input_shape))
+        config = configs.load_config(args.config, args.opts)
+        task = build_task(config)
+        size = sizes.of_config(args.input_shape, config, task)
+        return capture(task.build_model(), task.input_spec(), verify=False, fixed_size=size), size
     if args.model in zoo.ZOO:
         spec = [InputSpec([None, 3, None, None], "float32", "x")]
-        return capture(zoo.build(args.model, 19), spec, verify=False, fixed_size=tuple(args.input_shape))
+        size = sizes.first_of(args.input_shape)
+        return capture(zoo.build(args.model, 19), spec, verify=False, fixed_size=size), size
     if not Path(args.model).exists():
         raise UserError(f"{args.model} is neither a saved model nor in the zoo.", f"The zoo has: {', '.join(zoo.ZOO)}.")
-    return load(args.model)
+    layer = load(args.model)
+    return layer, sizes.of_saved(args.input_shape, layer, Path(args.model))
+
+
+def totals(macs: float, size: sizes.Size, parameters: float) -> str:
+    """What a model costs, at which size, in one phrase."""
+    return f"{macs / 1e9:.3f} GMACs at {size[0]}x{size[1]}, {parameters / 1e6:.3f} M parameters"
 
 
 def describe(groups: ChannelGroups) -> dict[str, Any]:
@@ -118,7 +131,7 @@ def _print_groups(console: Any, groups: ChannelGroups, members: bool) -> None:
     console.print(table)
 
 
-def _print_pinned(console: Any, groups: ChannelGroups) -> None:
+def _print_pinned(console: Any, groups: ChannelGroups, size: sizes.Size) -> None:
     from rich.table import Table
 
     rest = [layer for layer in groups.layers() if layer.prunable < layer.channels]
@@ -132,6 +145,6 @@ def _print_pinned(console: Any, groups: ChannelGroups) -> None:
     for op, nodes in groups.unknown.items():
         console.print(f"No channel rule for the op {op!r}: {', '.join(nodes[:5])}")
     total, parameters = groups.macs(groups.widths), groups.parameters(groups.widths)
-    console.print(f"{total / 1e9:.3f} GMACs, {parameters / 1e6:.3f} M parameters.")
+    console.print(f"{totals(total, size, parameters)}.")
     share = 100 * groups.prunable_share()
     console.print(f"{share:.2f} % of the convolutions' MACs are in convolutions whose output channels can be pruned.")

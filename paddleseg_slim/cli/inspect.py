@@ -9,6 +9,7 @@ from paddleseg_slim.cli import arguments, groups, setup
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
+    from paddleseg_slim.cli.sizes import Size
     from paddleseg_slim.graph import GraphLayer
     from paddleseg_slim.graph.cost import Cost
 
@@ -36,22 +37,23 @@ def run(args: argparse.Namespace) -> int:
     from paddleseg_slim.graph.cost import Cost
     from paddleseg_slim.graph.picture import svg
 
-    layer = groups.open_model(args)
+    layer, size = groups.open_model(args)
     graph = layer.train_graph if args.train else layer.eval_graph
-    costs = cost(graph, [_shape(value.shape, args.input_shape) for value in graph.inputs])
-    _print(Console(), layer, costs)
-    if len(graph.outputs) > 1:
-        needed = {node.name for node in graph.ancestors(graph.outputs[:1])}
+    costs = cost(graph, [_shape(value.shape, size) for value in graph.inputs])
+    _print(Console(), layer, costs, size)
+    outputs = graph.output_values()
+    if len(outputs) > 1:
+        needed = {node.name for node in graph.ancestors(outputs[:1])}
         first = Cost(tuple(node for node in costs.nodes if node.name in needed))
-        Console().print(f"The first output alone, which a segmentation model is exported with: {_totals(first)}.")
+        Console().print(f"The first output alone, which a segmentation model is exported with: {_totals(first, size)}.")
     if args.svg:
         write_text(args.svg, svg(graph, costs))
     if args.json:
-        write_json(args.json, describe(costs))
+        write_json(args.json, describe(costs, size))
     return 0
 
 
-def _shape(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, ...]:
+def _shape(shape: tuple[int, ...], size: Size) -> tuple[int, ...]:
     """One sample of ``size`` (height, width) where axes are dynamic."""
     spatial = len(shape) - 2
     return tuple(
@@ -60,14 +62,16 @@ def _shape(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, ...]:
     )
 
 
-def describe(costs: Cost) -> dict[str, Any]:
-    """Costs as plain data."""
+def describe(costs: Cost, size: Size) -> dict[str, Any]:
+    """Costs as plain data, and the height and width that they are for."""
     totals = {"macs": costs.macs, "parameters": costs.parameters, "activation_bytes": costs.activation_bytes}
-    return {**totals, "nodes": [{**vars(node), "shape": list(node.shape)} for node in costs.nodes]}
+    return {"size": list(size), **totals, "nodes": [{**vars(node), "shape": list(node.shape)} for node in costs.nodes]}
 
 
-def _print(console: Any, layer: GraphLayer, costs: Cost) -> None:
+def _print(console: Any, layer: GraphLayer, costs: Cost, size: Size) -> None:
     from rich.table import Table
+
+    from paddleseg_slim.cli import history
 
     table = Table(title=repr(layer))
     table.add_column("node", overflow="fold")
@@ -78,10 +82,10 @@ def _print(console: Any, layer: GraphLayer, costs: Cost) -> None:
         macs = f"{node.macs / 1e6:,.2f} M" if node.macs else ""
         table.add_row(node.name, node.op, "x".join(map(str, node.shape)), parameters, macs)
     console.print(table)
-    console.print(f"{_totals(costs)}, {costs.activation_bytes / 2**20:.1f} MiB of activations.")
-    for entry in layer.record:
-        console.print(f"Done to it: {entry.get('pass', entry.get('kind', '?'))}")
+    console.print(f"{_totals(costs, size)}, {costs.activation_bytes / 2**20:.1f} MiB of activations.")
+    for line in history.lines(layer):
+        console.print(f"Done to it: {line}.", highlight=False, markup=False)
 
 
-def _totals(costs: Cost) -> str:
-    return f"{costs.macs / 1e9:.3f} GMACs, {costs.parameters / 1e6:.3f} M parameters"
+def _totals(costs: Cost, size: Size) -> str:
+    return groups.totals(costs.macs, size, costs.parameters)

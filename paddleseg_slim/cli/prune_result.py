@@ -125,6 +125,8 @@ class Results:
             runner.log("%s: %.4f before, %.4f now.", metrics.primary, before.accuracy.score, metrics.score)
         runner.log("Model: %s and %s (Paddle 3 writes model.json; older versions model.pdmodel).",
                    self.folder / "model.json", self.folder / "model.pdiparams")  # fmt: skip
+        if (self.folder / "model.onnx").is_file():
+            runner.log("ONNX: %s", self.folder / "model.onnx")
         runner.log("To train, quantize or prune it again: --model_path %s", self.folder / "graph")
 
     def evaluate(self, model: GraphLayer) -> Metrics:

@@ -78,11 +78,12 @@ class Results:
         return metrics
 
     def float_stage(self, model: GraphLayer, metrics: Metrics) -> None:
-        """Write the float model's ONNX file, which the quantized one is measured against."""
+        """Write the float model's ONNX file, which the quantized one is measured against, with its description."""
         self._float = model
         folder = self.folder / FLOAT
         folder.mkdir(parents=True, exist_ok=True)
         self.write_onnx(model, folder / "model.onnx")
+        write_deploy(folder, replace(self._deploy(model), model="", params=""))
         self._stage(folder, model, metrics, "model", name=FLOAT, kind=deployable.made_by(model))
 
     def quantized(self, model: GraphLayer, placement: Placement, memory: Metrics, seconds: float) -> Metrics:
@@ -98,7 +99,7 @@ class Results:
         # for Paddle Inference the rounding stays a part of the program: exact, at the speed and size of float
         headed = with_head(model, self.task.logits, self.output_op)
         export_inference(headed, self.folder / "model")
-        write_deploy(self.folder, self._deploy())
+        write_deploy(self.folder, self._deploy(model))
         notes, metrics, source = [placement.summary()], memory, "model"
         engine = next((name for name in placement.profile.engines if name in available_engines()), None)
         if engine is None:
@@ -124,17 +125,16 @@ class Results:
             path,
             output_op=self.output_op,
             logits=self.task.logits,
-            metadata=onnx_metadata(self._deploy()),
+            metadata=onnx_metadata(self._deploy(model)),
             **options,
         )
 
-    def _deploy(self) -> Deploy:
-        shape = [-1, self.shape[1], -1, -1]
+    def _deploy(self, model: GraphLayer) -> Deploy:
         return Deploy(
             model="model.json",
             params="model.pdiparams",
             transforms=self.task.preprocess().describe()["transforms"],
-            input_shape=shape,
+            input_shape=list(deployable.described_shape(model, self.task, self.config)),
             output_op=self.output_op,
             output_dtype=OUTPUT_DTYPES[self.output_op],
             num_classes=len(self.task.class_names()),

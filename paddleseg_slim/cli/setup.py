@@ -83,14 +83,36 @@ def saved_graph(path: str) -> Path | None:
     return next((place for place in places if (place / "graph.json").is_file()), None)
 
 
-def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: bool = False) -> paddle.nn.Layer:
+_EXPORTED = (".pdiparams", ".pdmodel", ".onnx")
+"""Suffixes of files of exported models; a ``model.json`` has its ``.pdiparams`` beside it."""
+
+
+def refuse_exported(path: str) -> None:
+    """Refuse an exported model, a folder or a file of it, where weights or a saved graph are wanted.
+
+    Raises:
+        UserError: it is one.
+    """
+    given = Path(path)
+    weights = given.with_suffix(".pdiparams") if given.suffix == ".json" else given
+    files = list(given.iterdir()) if given.is_dir() else [weights]
+    found = any(file.is_file() and (file.suffix in _EXPORTED or file.name == "__model__") for file in files)
+    if found and not any(file.suffix == ".pdparams" for file in files):
+        raise UserError(
+            f"{given} is an exported model, neither weights (.pdparams, .safetensors) nor a saved graph.",
+            "Give what it was exported from. With an exported model, paddleseg-slim infer (deploy/python/infer.py) "
+            "predicts and paddleseg-slim eval evaluates.",
+        )
+
+
+def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: bool | None = None) -> paddle.nn.Layer:
     """The model of ``task`` with the weights of ``path``, or the compressed model in the folder ``path``.
 
     Args:
         task: builds the model.
         path: ``.pdparams``, ``.safetensors``, or a folder that a compression command wrote: `saved_graph`.
         data_format: layout inside the model.
-        reset_head: see `train.weights.load_weights`.
+        reset_head: see `train.weights.load_weights`; None for a command that has no such flag.
 
     Raises:
         UserError: it cannot be read, or does not fit.
@@ -105,6 +127,7 @@ def load_model(task: Task, path: str, *, data_format: str = "NCHW", reset_head: 
             )
         model: paddle.nn.Layer = load(folder)
         return model
+    refuse_exported(path)
     from paddleseg_slim.train.weights import load_weights
 
     model = task.build_model(data_format)

@@ -37,7 +37,8 @@ class Deploy:
         model: file name of the program, beside the ``deploy.yaml``: ``model.json`` (or ``model.pdmodel``).
         params: file name of its weights, ``model.pdiparams``.
         transforms: preprocessing, as in a config's ``val_dataset``; RGB input, 0 ... 255.
-        input_shape: ``[N, C, H, W]``; -1 is an axis of any length.
+        input_shape: ``[N, C, H, W]`` that the model is meant for, -1 where none is: what it is measured with. Other
+            lengths run, too, where the inputs of the program leave theirs open.
         output_op: ``argmax`` (class numbers ``[N, H, W]``), ``softmax`` (probabilities) or ``none`` (logits).
         output_dtype: ``int32`` or ``float32``.
         num_classes: number of classes; 0 when not known.

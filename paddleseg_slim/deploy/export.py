@@ -73,12 +73,19 @@ def parse_shape(sides: Sequence[int | None] | None, channels: int = 3) -> Shape:
     return values[0], values[1], values[2], values[3]
 
 
+def filled(shape: Sequence[int], described: Sequence[int]) -> Shape:
+    """``shape`` with the lengths of ``described`` where it leaves them open."""
+    batch, channels, height, width = (own if own > 0 else other for own, other in zip(shape, described))
+    return batch, channels, height, width
+
+
 def export(
     model: nn.Layer,
     folder: str | os.PathLike[str],
     *,
     logits: Callable[[Any], Any],
     shape: Shape = (-1, 3, -1, -1),
+    described: Shape | None = None,
     output_op: str = "argmax",
     transforms: Sequence[dict[str, Any]] = (),
     class_names: Sequence[str] = (),
@@ -93,6 +100,7 @@ def export(
         folder: where; what an earlier export left in it goes, its ONNX file included, other files stay.
         logits: picks the main logits among the model's outputs.
         shape: of the input.
+        described: for the description, where ``shape`` leaves lengths open; default: it says that they are.
         output_op: ``argmax``, ``softmax`` or ``none``.
         transforms: preprocessing, for the description.
         class_names: for the description.
@@ -128,7 +136,7 @@ def export(
         model=written[0].name,
         params=written[1].name,
         transforms=list(transforms),
-        input_shape=list(shape),
+        input_shape=list(filled(shape, described or shape)),
         output_op=output_op,
         output_dtype=OUTPUT_DTYPES[output_op],
         num_classes=len(class_names),

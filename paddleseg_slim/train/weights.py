@@ -15,7 +15,7 @@ from paddleseg_slim.errors import UserError
 from paddleseg_slim.train.pdparams import read_arrays
 
 _LOG = logging.getLogger(__name__)
-_EXAMPLES = 5
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ class LoadReport:
 
 
 def load_weights(
-    model: paddle.nn.Layer, path: str | os.PathLike[str], *, min_match: float = 0.99, reset_head: bool = False
+    model: paddle.nn.Layer, path: str | os.PathLike[str], *, min_match: float = 0.99, reset_head: bool | None = None
 ) -> LoadReport:
     """Load ``.pdparams`` or ``.safetensors`` into ``model``; nothing is changed unless the file fits.
 
     Args:
         model: any Layer; matched by structured names.
         path: a file, or the URL or archive of one.
-        min_match: share of the model's tensors that the file must have, with their shapes.
-        reset_head: leave the tensors whose number of classes differs at their initial values.
+        min_match: share of the model's tensors that the file must have.
+        reset_head: leave the tensors whose number of classes differs at their initial values; False names the flag
+            ``--reset-head`` in the error, None does not.
 
     Raises:
         UserError: the file cannot be read (see `pdparams`), belongs to another architecture, has another number of
@@ -85,7 +86,7 @@ def match(
     source: str,
     *,
     min_match: float = 0.99,
-    reset_head: bool = False,
+    reset_head: bool | None = None,
 ) -> tuple[LoadReport, dict[str, np.ndarray]]:
     """Compare the tensors of a file with those of a model; the report, and the arrays to load, in the model's types.
 
@@ -100,25 +101,29 @@ def match(
     missing = tuple(name for name in shapes if name not in arrays)
     unused = tuple(name for name in arrays if name not in shapes)
     counted = f"{len(same)}/{len(shapes)} tensors match"
-    if other:
-        _check_head(other, source, counted, reset_head)
-    needed = len(shapes) - (len(other) if reset_head else 0)
-    if len(same) < min_match * needed or not same:
+    if len(found) < min_match * len(shapes) or not found:
+        names = f"; only the model has {_some(missing)}" + (f"; only the file has {_some(unused)}" if unused else "")
         raise UserError(
-            f"{source} does not fit the model {type(model).__name__}: {counted}.",
-            f"The file has {_some(tuple(arrays))}; the model has {_some(tuple(shapes))}.",
+            f"{source} does not fit the model {type(model).__name__}: {counted}{names}.",
+            f"Give weights of {type(model).__name__}, or the config that this file was trained with.",
         )
+    if other:
+        _check_head(other, len(shapes), source, counted, reset_head)
     fitting = {name: _as_type(arrays[name], wanted[name]) for name in same}
     _check_finite(fitting, source)
     return LoadReport(source, len(same), len(shapes), missing, unused, tuple(other) if reset_head else ()), fitting
 
 
 def _check_head(
-    other: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], source: str, counted: str, reset_head: bool
+    other: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    total: int,
+    source: str,
+    counted: str,
+    reset_head: bool | None,
 ) -> None:
     """Refuse tensors of another shape, unless they are the head of another number of classes and may be reset."""
     pairs = Counter(_single_change(ours, theirs) for theirs, ours in other.values())
-    pair = next(iter(pairs)) if len(pairs) == 1 else None
+    pair = next(iter(pairs)) if len(pairs) == 1 and 2 * len(other) < total else None  # more is no head, but a width
     if pair is not None and reset_head:
         return
     name, (theirs, ours) = next(iter(other.items()))
@@ -126,12 +131,13 @@ def _check_head(
         raise UserError(
             f"{source} has {pair[0]} classes, the model has {pair[1]}: {len(other)} tensors differ "
             f"({name}: {list(theirs)} and {list(ours)}); {counted}.",
-            "Set num_classes as in the file, or give --reset-head to keep all but the head.",
+            "Give the config that this file was trained with"
+            + (", or --reset-head to keep all but the head." if reset_head is False else "."),
         )
     raise UserError(
         f"{source} has {len(other)} tensors of other shapes ({name}: {list(theirs)}, in the model {list(ours)}); "
         f"{counted}.",
-        "Use the config that this file was trained with.",
+        "Give the config that this file was trained with; a pruned model is given by its folder graph/.",
     )
 
 

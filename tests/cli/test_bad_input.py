@@ -98,6 +98,16 @@ def test_checkpoints_that_do_not_fit_are_refused(kind: str, place: Path, tmp_pat
     assert not Path(f"{path}.executed").exists()
 
 
+@pytest.mark.parametrize(("verb", "flag"), [("val", True), ("eval", False)])
+def test_a_flag_is_named_by_the_commands_that_have_it(
+    verb: str, flag: bool, place: Path, tmp_path: Path, refused: _Refused
+) -> None:
+    paddle.save(FastSCNN(19).state_dict(), str(tmp_path / "m.pdparams"))
+    more = ("--model", tmp_path, "--max-drop", 0.1) if verb == "eval" else ()
+    error = refused(verb, "--config", place / "tiny.yml", "--model_path", tmp_path / "m.pdparams", *more)
+    assert "has 19 classes, the model has 6" in error and ("--reset-head" in error) is flag
+
+
 def test_a_list_of_pictures_with_a_line_too_long_for_a_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("x" * 5000, encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1: x+ does not exist"):

@@ -59,3 +59,19 @@ def test_a_folder_in_use_is_refused(tmp_path):
     """Failure mode I9."""
     with claimed(str(tmp_path)), pytest.raises(UserError, match="in use"), claimed(str(tmp_path), overwrite=True):
         pass
+
+
+@pytest.mark.parametrize(("below", "what"), [("", "it"), ("deep/er", "{file}")])
+def test_a_file_in_the_way_is_called_one(below, what, tmp_path):
+    file = tmp_path / "out"
+    file.write_bytes(b"x")
+    asked = file / below if below else file
+    with pytest.raises(UserError) as error, claimed(str(asked), overwrite=True):
+        pass
+    assert error.value.cause == f"{asked} cannot be written: {what.format(file=file)} is a file, no folder."
+    assert error.value.remedy == "Give another --save_dir." and file.read_bytes() == b"x"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written \(.*[Nn]ame.*\)"), claimed(str(tmp_path / ("x" * 300))):
+        pass

@@ -90,6 +90,14 @@ def test_a_fixed_shape_and_the_names_of_fastdeploy(net, tmp_path):
     assert load(folder / deploy.model, "paddle").inputs[0].shape == (1, 3, 16, 24)
 
 
+def test_a_size_is_described_of_a_file_that_takes_any(net, tmp_path):
+    deploy = export(net, tmp_path, logits=first, shape=(-1, 3, -1, 24), described=(1, 3, 16, 99)).deploy
+    assert deploy.input_shape == [1, 3, 16, 24]  # a length that the file fixes is told as it is
+    runtime = load(tmp_path / deploy.model, "paddle")
+    assert runtime.inputs[0].shape == (-1, 3, -1, 24)
+    assert runtime(np.zeros((2, 3, 40, 24), np.float32))[0].shape == (2, 40, 24)
+
+
 def test_a_sum_of_many_resized_branches_at_a_fixed_shape(tmp_path):
     """Paddle Inference fuses such sums with their ReLU into a kernel of oneDNN that gives other numbers."""
     paddle.seed(0)

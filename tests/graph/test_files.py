@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_capture_save_load_train_save_load_export(name: str, tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(capture(seeded(TinySeg), SPEC, verify=False), tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_every_file_as_far_as_the_umask_says(umask: int, saved: Path, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        folder = save(load(saved), tmp_path / "again")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == dict.fromkeys(("compression.json", "graph.json", "weights.safetensors"), 0o666 & ~umask)
 
 
 def damage_version(folder: Path) -> None:

@@ -57,6 +57,7 @@ def test_log_lines_are_those_of_the_tutorial(finished: tuple[Path, str]) -> None
         "Step 3/3: Start retraining the model.",
         "FLOPs: asked 30.00 % removed, achieved",
         "layers were refitted on 8 images",
+        f"ONNX: {finished[0] / 'model.onnx'}",
     ):
         assert line in finished[1]
 

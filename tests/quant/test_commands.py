@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny import run, write_config
 
+from paddleseg_slim.deploy.description import read_deploy
 from paddleseg_slim.graph import load
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("trained")
-    config = write_config(folder)
+    config = write_config(folder, export={"input_shape": [None, 3, 64, 32]})
     done = run("train.py", "--config", config, "--save_dir", folder / "out", "--save_interval", 6)
     assert done.returncode == 0, done.stderr
     return config, folder / "out" / "iter_6" / "model.pdparams"
@@ -34,6 +36,9 @@ def check_result(folder: Path) -> None:
     assert stage["accuracy"]["source"] == "onnxruntime" and stage["kind"] == "quant"
     assert any("convolutions and linear layers quantized" in note for note in stage["notes"])
     assert load(folder / "graph").record[-1]["step"] == "quantize"
+    quantized, before = (read_deploy(place)[0] for place in (folder, folder / "float"))
+    assert quantized.input_shape == [-1, 3, 64, 32]  # the config's, whatever the size of the images is
+    assert before == replace(quantized, model="", params="")
 
 
 def test_post_quant(trained: tuple[Path, Path], tmp_path: Path) -> None:

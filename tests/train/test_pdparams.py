@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -129,3 +130,28 @@ def test_nan_weights_are_refused(tmp_path: Path) -> None:
     paddle.save(model.state_dict(), str(tmp_path / "m.pdparams"))
     with pytest.raises(UserError, match=r"0\.bias has NaN"):
         load_weights(net(), tmp_path / "m.pdparams")
+
+
+def misfit(path: Path, content: paddle.nn.Layer, **options: Any) -> UserError:
+    paddle.save(content.state_dict(), str(path))
+    with pytest.raises(UserError) as error:
+        load_weights(net(), path, **options)
+    return error.value
+
+
+def test_what_to_do_with_a_file_that_does_not_fit(tmp_path: Path) -> None:
+    """The cause names a few tensors, the remedy is something to do."""
+    path, config = tmp_path / "m.pdparams", "the config that this file was trained with"
+    nothing = misfit(path, paddle.nn.LSTM(2, 2))
+    assert "0/8 tensors match; only the model has 0.weight, 0.bias, 1.weight, ... (8); only the file" in nothing.cause
+    assert nothing.remedy == f"Give weights of Sequential, or {config}."
+    part = misfit(path, net()[:2])
+    assert "6/8 tensors match; only the model has 2.weight, 2.bias." in part.cause and part.remedy == nothing.remedy
+    conv, norm = paddle.nn.Conv2D, paddle.nn.BatchNorm2D
+    classes = paddle.nn.Sequential(conv(3, 4, 3), norm(4), conv(4, 7, 1))
+    assert "has 7 classes, the model has 5" in misfit(path, classes).cause
+    assert misfit(path, classes).remedy == f"Give {config}."
+    assert misfit(path, classes, reset_head=False).remedy.endswith("or --reset-head to keep all but the head.")
+    narrow = misfit(path, paddle.nn.Sequential(conv(3, 2, 3), norm(2), conv(2, 5, 1)), reset_head=True)
+    assert "7 tensors of other shapes (0.weight: [2, 3, 3, 3], in the model [4, 3, 3, 3])" in narrow.cause
+    assert narrow.remedy == f"Give {config}; a pruned model is given by its folder graph/."
