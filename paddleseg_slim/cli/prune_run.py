@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddleseg_slim.cli import prune_hooks, runner, training
+from paddleseg_slim.cli import prune_hooks, prune_removed, runner, training
 from paddleseg_slim.cli.arguments import visible
 from paddleseg_slim.cli.prune_result import DENSE, PRUNED, Results
 from paddleseg_slim.cli.prune_steps import Analysis, refuse_not_finite, refuse_quantized
@@ -225,6 +225,8 @@ class Run:
             runner.log("  %s: %d -> %d", name, before, after)
         if pruned.widths and not (self.args.no_reconstruct or self.args.from_scratch):
             reconstruct_layers(self.args, self.task, pruned.model, self.dense)
+        if self.main:
+            prune_removed.write(self.folder / PRUNED, pruned, curves)
         self.results.pruned(pruned.model)
         if self.main:
             save(pruned.model, path)
