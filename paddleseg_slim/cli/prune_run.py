@@ -200,8 +200,8 @@ class Run:
 
     def _notes(self, model: GraphLayer) -> list[str]:
         """What the report says of the time that was asked for, and measured while it was searched for."""
-        measured = model.record[-1].get("measured_ms")
-        if measured is None:
+        measured = model.record[-1].get("measured_ms") if model.record else None  # nothing was removed
+        if self.goal.latency_ms is None or measured is None:
             return []
         return [f"Asked for {self.goal}: {measured:.2f} ms was measured on {self.args.engine} in the search."]
 
@@ -238,7 +238,8 @@ class Run:
         pruned, milliseconds = prune_to_latency(
             self.groups, curves, importance, self.goal, self.results.latencies, lambda line: runner.log("%s", line)
         )
-        pruned.model.record[-1]["measured_ms"] = round(milliseconds, 4)
+        if pruned.widths:
+            pruned.model.record[-1]["measured_ms"] = round(milliseconds, 4)
         runner.log("Latency: asked %.2f ms, measured %.2f ms.", self.goal.latency_ms, milliseconds)
         return pruned
 

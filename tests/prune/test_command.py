@@ -87,6 +87,15 @@ def test_files_and_stages(finished: tuple[Path, str]) -> None:
     assert page.count("What was removed") == 1 and "classifier.conv" in page and "Times are" not in page
 
 
+def test_a_ratio_of_zero_leaves_the_model_as_it_is(weights: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = tiny.run("slim/prune.py", *flags(*weights, run, "--retraining_iters", 0, "--pruning_ratio", 0))
+    assert done.returncode == 0, done.stderr
+    last = read_stage(run)
+    assert last.macs == read_stage(run / "dense").macs and all(was == now for was, now in last.widths.values())
+    assert set(last.untouched) == set(last.widths) and not last.notes
+
+
 @pytest.mark.slow
 def test_result_trains_evaluates_and_is_pruned_again(finished: tuple[Path, str], weights: tuple[Path, Path]) -> None:
     model = load(finished[0] / "graph")
