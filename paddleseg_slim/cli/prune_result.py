@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import paddle
 
-from paddleseg_slim.cli import deployable, evaluation, report, runner, samples
+from paddleseg_slim.cli import deployable, evaluation, prune_removed, report, runner, samples
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.export import ExportResult
@@ -64,7 +65,8 @@ class Results:
 
     def pruned(self, model: GraphLayer) -> None:
         """Evaluate and export the pruned model, not trained again yet."""
-        self._stage(model, self.folder / PRUNED, BEFORE, "prune", self._start)
+        folder = self.folder / PRUNED
+        self._stage(model, folder, BEFORE, "prune", self._start, **prune_removed.facts(folder, "../"))
 
     def is_whole(self, name: str) -> bool:
         """Whether the run is resumed and left this stage, and its files are as long as they were."""
@@ -98,7 +100,8 @@ class Results:
         if self.main:
             save(model, self.folder / "graph")
         name = "retrained" if result is not None else "result"
-        done = self._stage(model, self.folder, name, "prune", self._start)
+        removed = prune_removed.facts(self.folder / PRUNED)
+        done = self._stage(model, self.folder, name, "prune", self._start, **removed)
         if not self.main:
             return
         timed = () if self.args.no_bench else self._bench(name)
@@ -146,6 +149,7 @@ class Results:
         kind: str,
         base: str | None,
         check: Callable[[Metrics], None] = lambda metrics: None,
+        **facts: Any,
     ) -> Metrics:
         metrics = self.evaluate(model)
         runner.log("[EVAL] %s: %s", name, metrics.line())
@@ -153,7 +157,7 @@ class Results:
         if not self.main:
             return metrics
         written = self._export(model, folder)
-        deployable.write_stage(written.layer, folder, self.shape, metrics, name=name, kind=kind, base=base)
+        deployable.write_stage(written.layer, folder, self.shape, metrics, name=name, kind=kind, base=base, **facts)
         return metrics
 
     def _export(self, model: GraphLayer, folder: Path) -> ExportResult:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddleseg_slim.cli import prune_hooks, runner, training
+from paddleseg_slim.cli import prune_hooks, prune_removed, runner, training
 from paddleseg_slim.cli.arguments import visible
 from paddleseg_slim.cli.prune_result import DENSE, PRUNED, Results
 from paddleseg_slim.cli.prune_steps import Analysis, refuse_not_finite, refuse_quantized
@@ -200,8 +200,8 @@ class Run:
 
     def _notes(self, model: GraphLayer) -> list[str]:
         """What the report says of the time that was asked for, and measured while it was searched for."""
-        measured = model.record[-1].get("measured_ms")
-        if measured is None:
+        measured = model.record[-1].get("measured_ms") if model.record else None  # nothing was removed
+        if self.goal.latency_ms is None or measured is None:
             return []
         return [f"Asked for {self.goal}: {measured:.2f} ms was measured on {self.args.engine} in the search."]
 
@@ -225,6 +225,8 @@ class Run:
             runner.log("  %s: %d -> %d", name, before, after)
         if pruned.widths and not (self.args.no_reconstruct or self.args.from_scratch):
             reconstruct_layers(self.args, self.task, pruned.model, self.dense)
+        if self.main:
+            prune_removed.write(self.folder / PRUNED, pruned, curves)
         self.results.pruned(pruned.model)
         if self.main:
             save(pruned.model, path)
@@ -236,7 +238,8 @@ class Run:
         pruned, milliseconds = prune_to_latency(
             self.groups, curves, importance, self.goal, self.results.latencies, lambda line: runner.log("%s", line)
         )
-        pruned.model.record[-1]["measured_ms"] = round(milliseconds, 4)
+        if pruned.widths:
+            pruned.model.record[-1]["measured_ms"] = round(milliseconds, 4)
         runner.log("Latency: asked %.2f ms, measured %.2f ms.", self.goal.latency_ms, milliseconds)
         return pruned
 

@@ -23,6 +23,7 @@ from paddleseg_slim.prune import curves as curve_files
 from paddleseg_slim.prune.channels import ChannelGroups
 from paddleseg_slim.prune.criteria import needs_gradients, needs_readers
 from paddleseg_slim.prune.curves import Curves
+from paddleseg_slim.prune.curves_picture import draw
 from paddleseg_slim.prune.divergence import DivergenceCounts
 from paddleseg_slim.prune.elimination import eliminations
 from paddleseg_slim.prune.old_pickle import is_pickle, read_curves
@@ -149,7 +150,7 @@ class Analysis:
             runner.log("Ranking: %s; no sensitivity was measured.", self.path)
             return
         if paddle.distributed.get_rank() == 0:
-            curve_files.draw(curves, self.folder / PICTURE)
+            draw(curves, self.folder / PICTURE)
         runner.log("Sensitivities: %s (it replaces sen.pickle), picture: %s.", self.path, PICTURE)
 
     def fingerprint(self) -> dict[str, str]:

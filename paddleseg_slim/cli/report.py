@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     for table in stage_tables(summary, console.width):
         console.print(table)
-    console.print(explanation(summary), style="dim", markup=False)
+    if explanation(summary):
+        console.print(explanation(summary), style="dim", markup=False)
     headline = Headline.of(summary).sentence
     if headline:
         console.print(headline, style="bold", markup=False)

@@ -1,4 +1,4 @@
-"""Loss against width for every group: kept in ``sensitivities.json``, drawn, and read by the budget solver."""
+"""Loss against width for every group: kept in ``sensitivities.json``, and read by the budget solver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_slim.errors import UserError
-from paddleseg_slim.files import atomic_file, write_json
+from paddleseg_slim.files import write_json
 from paddleseg_slim.prune.divergence import monotone
 
 FILE_NAME = "sensitivities.json"
@@ -30,7 +30,8 @@ class GroupCurve:
     Attributes:
         width: channels of the group.
         kept: channels kept at each point.
-        losses: relative loss of the metric at each point, ``(baseline - metric) / baseline``; may be negative.
+        losses: at each point, ``(baseline - metric) / baseline``, the relative loss of the metric; may be negative. Of
+            the divergence, whose baseline is 1, it is the divergence in nats.
         order: channels from the least to the most important; a point removes the first of them. Empty where a file
             of another tool does not tell it.
     """
@@ -191,31 +192,6 @@ class Curves:
             if widths.get(name) != curve.width:
                 there = f"has {widths[name]}" if name in widths else "has no such group"
                 raise UserError(f"{path} has {curve.width} channels of {name}, the model {there}.", remedy)
-
-
-def draw(curves: Curves, path: str | os.PathLike[str], columns: int = 4) -> None:
-    """Draw all curves, the most sensitive group first, as a picture of small multiples."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = sorted(curves.groups, key=lambda n: -max(curves.groups[n].losses, default=0.0))
-    rows = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(3.0 * columns, 1.9 * rows + 0.6), layout="constrained")
-    top = max((max(c.losses, default=0.0) for c in curves.groups.values()), default=1.0) or 1.0
-    for number, name in enumerate(names):
-        curve, axes = curves.groups[name], figure.add_subplot(rows, columns, number + 1)
-        kept, losses = curve.fitted()
-        axes.plot(100 * (1 - np.array(curve.kept) / curve.width), 100 * np.array(curve.losses), ".", color="0.45")
-        axes.plot(100 * (1 - kept / curve.width), 100 * losses, color="#0072B2")
-        axes.set_title(f"{name[-34:]} ({curve.width})", fontsize=7)
-        axes.set_ylim(-2, 105 * min(top, 1.0) if top <= 1 else 105 * top)
-        axes.set_xlim(0, 100)
-        axes.tick_params(labelsize=6)
-    figure.supxlabel("channels removed (%)", fontsize=8)
-    figure.supylabel(f"relative loss of {curves.metric} (%)", fontsize=8)
-    FigureCanvasAgg(figure)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
 
 
 def table(curves: Curves) -> Sequence[tuple[str, GroupCurve]]:

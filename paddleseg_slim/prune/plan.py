@@ -10,6 +10,7 @@ import numpy as np
 
 from paddleseg_slim.errors import GoalNotMet, UserError
 from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.prune.account import Account, account
 from paddleseg_slim.prune.budget import Limit, Options, Plan, check_possible, solve, solve_drop, width_options
 from paddleseg_slim.prune.channels import ChannelGroups, Group, find_groups
 from paddleseg_slim.prune.curves import Curves
@@ -90,6 +91,7 @@ class Pruned:
         widths: group -> (before, after), for the groups that changed.
         macs, params: before and after, at the size that the groups were found at.
         predicted_loss: sum of the curves, relative to the baseline.
+        account: of every group and layer.
     """
 
     model: GraphLayer
@@ -97,6 +99,7 @@ class Pruned:
     macs: tuple[int, int]
     params: tuple[int, int]
     predicted_loss: float
+    account: Account
 
     @property
     def flops_removed(self) -> float:
@@ -121,13 +124,18 @@ def _matches(pattern: str, groups: ChannelGroups) -> list[Group]:
     return found
 
 
+def _kept(groups: ChannelGroups, goal: Goal) -> set[str]:
+    """Names of the groups that are asked to stay."""
+    return {g.name for pattern in goal.keep for g in _matches(pattern, groups)}
+
+
 def widths_for(groups: ChannelGroups, goal: Goal, known: Collection[str]) -> dict[str, np.ndarray]:
     """Widths that every group may take, ascending; only those ``known`` may change.
 
     Raises:
         UserError: a regular expression is malformed or matches nothing.
     """
-    kept = {g.name for pattern in goal.keep for g in _matches(pattern, groups)}
+    kept = _kept(groups, goal)
     most: dict[str, float] = {}
     for pattern, part in goal.limits:
         for group in _matches(pattern, groups):
@@ -273,12 +281,18 @@ def prune_to(groups: ChannelGroups, curves: Curves, importance: Mapping[str, np.
             over["Parameters"] = after[1] / goal.params - 1
         if max(over.values()) <= 1e-6:
             changed = {n: (groups.by_name[n].width, len(k)) for n, k in kept.items()}
-            return Pruned(model, changed, _pair(before[0], after[0]), _pair(before[1], after[1]), plan.loss)
+            told = _account(groups, curves, goal, changed)
+            return Pruned(model, changed, _pair(before[0], after[0]), _pair(before[1], after[1]), plan.loss, told)
         tighter = {name: tighter[name] / (1 + max(1.05 * part, 0.0)) for name, part in over.items()}
     raise GoalNotMet(
         f"After {_ROUNDS} rounds {100 * max(over.values()):.2f} % more remains than asked for.",
         "Ask for a little less.",
     )
+
+
+def _account(groups: ChannelGroups, curves: Curves, goal: Goal, changed: Mapping[str, tuple[int, int]]) -> Account:
+    allowed = widths_for(groups, goal, curves.groups)
+    return account(groups, changed, allowed, _kept(groups, goal), curves.groups, goal.align)
 
 
 def _pair(before: float, after: float) -> tuple[int, int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from string import Template
 
 from paddleseg_slim.report import pictures
+from paddleseg_slim.report.elements import dot, image, section
 from paddleseg_slim.report.headline import Headline
+from paddleseg_slim.report.html_removal import removed
 from paddleseg_slim.report.samples import CHANGED, Tile, overlay_colors, sample_tiles
 from paddleseg_slim.report.summary import Row, Summary, classes, duration, warnings
 from paddleseg_slim.report.tables import cells, class_rows, columns, explanation
@@ -31,13 +32,14 @@ def render(summary: Summary, title: str, footer: str) -> str:
     """
     headline = Headline.of(summary)
     template = Template(resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8"))
-    sections = [
+    parts = [
         _cards(headline),
         _notes(summary),
-        _section("What every stage cost and gained", _stages(summary)),
+        section("What every stage cost and gained", _stages(summary)),
         _drawings(summary),
         _samples(summary),
         _classes(summary),
+        removed(summary),
         _curves(summary),
         _commands(summary),
         _environment(summary),
@@ -46,17 +48,9 @@ def render(summary: Summary, title: str, footer: str) -> str:
         title=escape(title),
         headline=escape(headline.sentence or title),
         subtitle=escape(title if headline.sentence else ""),
-        body="\n".join(section for section in sections if section),
+        body="\n".join(part for part in parts if part),
         footer=escape(footer),
     )
-
-
-def _section(heading: str, content: str, kind: str = "") -> str:
-    return f'<section class="{kind}"><h2>{escape(heading)}</h2>\n{content}</section>' if content else ""
-
-
-def _image(data: bytes, mime: str, alt: str) -> str:
-    return f'<img alt="{escape(alt, quote=True)}" src="data:{mime};base64,{base64.b64encode(data).decode("ascii")}">'
 
 
 def _cards(headline: Headline) -> str:
@@ -69,11 +63,7 @@ def _cards(headline: Headline) -> str:
 
 def _notes(summary: Summary) -> str:
     items = "".join(f"<li>{escape(text)}</li>" for text in warnings(summary))
-    return _section("What to know", f"<ul>{items}</ul>", "note") if items else ""
-
-
-def _dot(summary: Summary, name: str) -> str:
-    return f'<span class="dot" style="background:{pictures.stage_color(summary, name)}"></span>'
+    return section("What to know", f"<ul>{items}</ul>", "note") if items else ""
 
 
 def _stages(summary: Summary) -> str:
@@ -83,17 +73,17 @@ def _stages(summary: Summary) -> str:
     for row in summary.rows:
         tds = []
         for index, (name, (main, small)) in enumerate(zip(names, cells(row, summary))):
-            mark = _dot(summary, row.stage.name) if index == 0 else ""
+            mark = dot(summary, row.stage.name) if index == 0 else ""
             detail = f"<small>{escape(small)}</small>" if small else ""
             kind = ' class="none"' if main == "–" else ""
             tds.append(
                 f'<td{kind} data-label="{escape(name, quote=True)}"><div>{mark}{escape(main)}{detail}</div></td>'
             )
         body.append(f"<tr>{''.join(tds)}</tr>")
+    said = explanation(summary)
     return (
         f'<div class="scroll"><table class="stages"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-        f'<p class="soft">{escape(explanation(summary))}</p>'
+        f"<tbody>{''.join(body)}</tbody></table></div>" + (f'<p class="soft">{escape(said)}</p>' if said else "")
     )
 
 
@@ -103,11 +93,11 @@ def _drawings(summary: Summary) -> str:
         (pictures.latency_bars(summary), "Measured latency of every stage."),
     ]
     figures = "".join(
-        f"<figure>{_image(data, 'image/svg+xml', caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+        f"<figure>{image(data, 'image/svg+xml', caption)}<figcaption>{escape(caption)}</figcaption></figure>"
         for data, caption in drawings
         if data
     )
-    return _section("Accuracy and speed", f'<div class="pair">{figures}</div>') if figures else ""
+    return section("Accuracy and speed", f'<div class="pair">{figures}</div>') if figures else ""
 
 
 def _samples(summary: Summary) -> str:
@@ -117,13 +107,13 @@ def _samples(summary: Summary) -> str:
         tiles = [_tiles(sample_tiles(row.folder / path)) for path in shown]
         if tiles:
             against = f" (after) against {row.stage.base} (before)" if row.stage.base else ""
-            parts.append(f"<h3>{_dot(summary, row.stage.name)}{escape(row.stage.name + against)}</h3>" + "".join(tiles))
-    return _section("Predictions before and after", _legend(summary) + "".join(parts)) if parts else ""
+            parts.append(f"<h3>{dot(summary, row.stage.name)}{escape(row.stage.name + against)}</h3>" + "".join(tiles))
+    return section("Predictions before and after", _legend(summary) + "".join(parts)) if parts else ""
 
 
 def _tiles(tiles: Sequence[Tile]) -> str:
     figures = "".join(
-        f"<figure>{_image(tile.data, tile.mime, tile.caption)}<figcaption>{escape(tile.caption)}</figcaption></figure>"
+        f"<figure>{image(tile.data, tile.mime, tile.caption)}<figcaption>{escape(tile.caption)}</figcaption></figure>"
         for tile in tiles
     )
     return f'<div class="tiles">{figures}</div>'
@@ -149,22 +139,22 @@ def _classes(summary: Summary) -> str:
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     drawing = pictures.class_dots(summary)
-    figure = f"<figure>{_image(drawing, 'image/svg+xml', 'Accuracy of every class')}</figure>" if drawing else ""
-    return _section("Accuracy of every class", f'<div class="pair">{figure}<div>{table}</div></div>')
+    figure = f"<figure>{image(drawing, 'image/svg+xml', 'Accuracy of every class')}</figure>" if drawing else ""
+    return section("Accuracy of every class", f'<div class="pair">{figure}<div>{table}</div></div>')
 
 
 def _curves(summary: Summary) -> str:
     drawing = pictures.learning_curves(summary)
-    return _section("Learning curves", _image(drawing, "image/svg+xml", "Learning curves")) if drawing else ""
+    return section("Learning curves", image(drawing, "image/svg+xml", "Learning curves")) if drawing else ""
 
 
 def _commands(summary: Summary) -> str:
     items = "".join(
-        f"<p>{_dot(summary, row.stage.name)}<b>{escape(row.stage.name)}</b> "
+        f"<p>{dot(summary, row.stage.name)}<b>{escape(row.stage.name)}</b> "
         f'<span class="soft">{_took(row)}</span></p><pre>{escape(row.stage.command)}</pre>'
         for row in summary.rows
     )
-    return _section("How to reproduce it", items)
+    return section("How to reproduce it", items)
 
 
 def _took(row: Row) -> str:
@@ -178,4 +168,4 @@ def _environment(summary: Summary) -> str:
             text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             merged[key] = text if merged.get(key, text) == text else f"{merged[key]}; {row.stage.name}: {text}"
     items = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(value)}</dd>" for key, value in merged.items())
-    return _section("Environment", f"<dl>{items}</dl>") if items else ""
+    return section("Environment", f"<dl>{items}</dl>") if items else ""

@@ -134,6 +134,10 @@ class Stage:
         curves: by name (``loss``, ``mIoU``), points ``[step, value]``.
         notes: sentences that a reader must see: what fell back, what gained nothing.
         input_shape: shape that ``macs`` is for, batch first.
+        widths: of a pruned model, channels of every group before and after, by its name.
+        untouched: why a group of these lost nothing, by its name.
+        pinned: why channels of a layer that are in no group cannot be removed, by the layer.
+        pictures: further pictures (``.png``, ``.jpg``) -> their captions.
     """
 
     name: str
@@ -151,6 +155,10 @@ class Stage:
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
+    widths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    untouched: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -49,13 +49,20 @@ def speed_text(speed: Speed | None) -> tuple[str, str]:
 
 
 def explanation(summary: Summary) -> str:
-    """What the numbers of the table are against."""
-    names = dict.fromkeys(row.base.name for row in summary.rows if row.base)
-    against = f"Differences and speed-ups are against {', '.join(names)}. " if names else ""
-    return against + (
-        "Times are medians. In brackets is the 95 % confidence interval of the speed-up, from interleaved turns; one "
-        "that holds 1 is no difference."
-    )
+    """What the numbers of the table are against; of times only where there are some."""
+    names = ", ".join(dict.fromkeys(row.base.name for row in summary.rows if row.base))
+    said = []
+    if names:
+        said.append(f"Differences{' and speed-ups' if summary.setups else ''} are against {names}.")
+    if summary.setups:
+        said.append("Times are medians.")
+    speeds = [speed for row in summary.rows for speed in row.speeds.values()]
+    if any(speed.interleaved for speed in speeds):
+        said.append(
+            "In brackets is the 95 % confidence interval of the speed-up, from interleaved turns; one that holds 1 is "
+            "no difference."
+        )
+    return " ".join(said)
 
 
 def columns(summary: Summary) -> list[str]:

@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from matplotlib.figure import Figure
 from onnx_files import conv_net
 from PIL import Image
 
 from paddleseg_slim.cli.bench import _images as images_of
 from paddleseg_slim.cli.bench import _require
-from paddleseg_slim.deploy.benchmark import Candidate, compare, describe_comparison, measure
-from paddleseg_slim.deploy.benchmark.result import NOT_COMPARED
+from paddleseg_slim.deploy.benchmark import BenchResult, Candidate, Row, Settings, compare, describe_comparison, measure
+from paddleseg_slim.deploy.benchmark.result import NOT_COMPARED, draw
 from paddleseg_slim.deploy.benchmark.worker import fill_shape, random_feeds
 from paddleseg_slim.deploy.description import Deploy, write_deploy
 from paddleseg_slim.deploy.runtimes import RuntimeOptions, TensorSpec
@@ -92,6 +94,27 @@ def test_measure(small: Path, tmp_path: Path) -> None:
     assert data["rows"][2]["median_ms"] is None
     with Image.open(tmp_path / "out/benchmark.png") as picture:
         assert picture.size[0] > 500
+
+
+def test_the_legend_lies_on_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(name, engine) for engine in ("onnxruntime", "openvino", "paddle") for name in ("pruned", "dense")]
+    rows = [
+        Row(f"{name}@{engine}", name, engine, "cpu", "fp32", "", 0, median_ms=10.0 + place, p90_ms=11.0 + place)
+        for place, (name, engine) in enumerate(pairs)
+    ]
+    overlaps: list[bool] = []
+    save = Figure.savefig
+
+    def saved(figure: Figure, *args: Any, **more: Any) -> None:
+        save(figure, *args, **more)
+        axes = figure.axes[0]
+        box = (figure.legends or [axes.get_legend()])[0].get_window_extent()
+        overlaps.extend(box.overlaps(text.get_window_extent()) for text in [*axes.texts, axes.xaxis.label])
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    draw(BenchResult(Settings((1, 3, 8, 8), 1), {"cpu": "a CPU"}, rows), tmp_path / "a.png")
+    assert len(overlaps) == 7 and not any(overlaps)
+    assert BenchResult(Settings((1, 3, 8, 8), 2), {"cpu": "a CPU"}, rows).title().startswith("1x3x8x8, 2 threads, ")
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process(), "cpu_affinity"), reason="this system holds no process on a core")
@@ -195,7 +218,7 @@ def test_command(small: Path, tmp_path: Path) -> None:
     flags = ["--engine", "onnxruntime", "--input_shape", 64, 64, "--threads", 1, "--warmup", 1, "--repeats", 6]
     result = bench(f"dense={wide}", f"pruned={small}", *flags, "--save_dir", tmp_path / "out", "--require-speedup", 1)
     assert result.returncode == 0, result.stderr
-    assert "1x3x64x64, 1 threads, median of" in result.stdout and "pruned" in result.stdout
+    assert "1x3x64x64, 1 thread, median of" in result.stdout and "pruned" in result.stdout
     stage = json.loads((tmp_path / "out/stage.json").read_text())
     assert stage["kind"] == "bench" and {row["stage"] for row in stage["latency"]} == {"dense", "pruned"}
     assert stage["latency"][1]["base"] == "dense" and stage["latency"][1]["speedup"] > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import re
@@ -79,6 +80,20 @@ def test_files_and_stages(finished: tuple[Path, str]) -> None:
     assert last.base == "dense" and last.accuracy is not None and last.accuracy.per_class
     assert (before.name, after.name, last.name) == ("dense", "before_retraining", "retrained")
     assert sum(last.files.values()) < sum(before.files.values())
+    assert last.widths == after.widths and any(now < was for was, now in last.widths.values()) and not before.widths
+    assert set(last.untouched) == {name for name, (was, now) in last.widths.items() if was == now}
+    assert last.pinned["classifier.conv"] == "they are the network's output" and not last.pictures
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("What was removed") == 1 and "classifier.conv" in page and "Times are" not in page
+
+
+def test_a_ratio_of_zero_leaves_the_model_as_it_is(weights: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = tiny.run("slim/prune.py", *flags(*weights, run, "--retraining_iters", 0, "--pruning_ratio", 0))
+    assert done.returncode == 0, done.stderr
+    last = read_stage(run)
+    assert last.macs == read_stage(run / "dense").macs and all(was == now for was, now in last.widths.values())
+    assert set(last.untouched) == set(last.widths) and not last.notes
 
 
 @pytest.mark.slow
@@ -113,6 +128,8 @@ def test_killed_in_retraining_and_resumed(finished: tuple[Path, str], weights: t
     assert other.returncode == 2 and "--align: 4, was 8" in other.stderr
     done = tiny.run("slim/prune.py", *arguments, "--resume")
     assert done.returncode == 0, done.stderr
+    assert read_stage(run).widths == read_stage(finished[0]).widths != {}
+    assert "What was removed" in (run / "report.md").read_text(encoding="utf-8")
     ours, theirs = load(run / "graph"), load(finished[0] / "graph")
     for name, tensor in ours.tensors():
         expected = theirs.tensor(name).numpy()
@@ -255,6 +272,7 @@ def test_damaged_files_of_a_run_are_made_again_or_named(
     for text in ("pruned/stage.json is not JSON", "dense/model.json is damaged", "the training starts anew"):
         assert text in said
     assert read_stage(run / "dense").files == read_stage(finished[0] / "dense").files
+    assert read_stage(run).widths == read_stage(run / "pruned").widths == read_stage(finished[0]).widths != {}
     ours, theirs = load(run / "graph"), load(finished[0] / "graph")
     for name, tensor in ours.tensors():
         np.testing.assert_array_equal(tensor.numpy(), theirs.tensor(name).numpy(), err_msg=name)
@@ -345,6 +363,7 @@ def test_zeros(weights: tuple[Path, Path], tmp_path: Path, method: str) -> None:
     assert part == pytest.approx(0.5 if method == "2:4" else 0.3, abs=0.02)
     assert all(t.numpy().all() for name, t in model.tensors() if re.fullmatch(r"classifier.*conv.*weight", name))
     assert any("faster" in note or "TensorRT" in note for note in read_stage(run).notes)
+    assert "What was removed" not in (run / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -411,6 +430,10 @@ def test_by_default_the_refit_decides_and_training_that_does_harm_is_left_out(tm
     assert curves["mode"] == "refit" and not list(tmp_path.glob("sensitivity.rank*"))
     dense, pruned, before = (read_stage(tmp_path / name) for name in ("dense", ".", "pruned"))
     assert pruned.macs <= 0.5 * dense.macs
+    assert list(pruned.pictures) == ["sensitivities.png"] and list(before.pictures) == ["../sensitivities.png"]
+    assert "nats" in pruned.pictures["sensitivities.png"]
+    picture = base64.b64encode((tmp_path / "sensitivities.png").read_bytes()).decode("ascii")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count(picture) == 1
     assert pruned.accuracy == before.accuracy and pruned.notes and pruned.notes[0] in done.stdout + done.stderr
     assert pruned.accuracy.values["mIoU"] > dense.accuracy.values["mIoU"] - 0.03
 

@@ -21,7 +21,8 @@ from paddleseg_slim.metrics import SegmentationAccumulator
 from paddleseg_slim.models.zoo import ZOO, build
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.criteria import keep_best
-from paddleseg_slim.prune.curves import Curves, GroupCurve, draw
+from paddleseg_slim.prune.curves import Curves, GroupCurve
+from paddleseg_slim.prune.curves_picture import draw
 from paddleseg_slim.prune.divergence import DivergenceCounts, calibrated
 from paddleseg_slim.prune.ranking import scores
 from paddleseg_slim.prune.sensitivity import Data, analyse, weights_fingerprint

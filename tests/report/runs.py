@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from paddleseg_slim.data.fashion.scene import make_scene
+from paddleseg_slim.prune.curves import Curves, GroupCurve
+from paddleseg_slim.prune.curves_picture import caption, draw
 from paddleseg_slim.report import Accuracy, Latency, Stage, write_stage
 from paddleseg_slim.report.samples import save_sample
 
 CLASSES = ("background", "top", "trousers", "dress", "footwear", "bag")
 SHAPE = (1, 3, 128, 128)
+WIDTHS = {f"backbone.stem.convolution_with_a_long_name_{number}._conv": (32, 32 - 8 * number) for number in (2, 1, 0)}
 
 
 def latency(stage: str, engine: str, ms: float, base_ms: float, width: float = 0.05, **more) -> Latency:
@@ -39,11 +42,21 @@ def make_run(root: Path) -> Path:
               accuracy(0.6812), 1_134_000, 61_400_000, {"model.onnx": 4_560_000, "model.pdparams": 4_590_000},
               seconds=2710, curves={"loss": curve, "mIoU": scores}, **common),
     )  # fmt: skip
+    curves = Curves(
+        "refit", "divergence", 1.0, 16, {name: GroupCurve(32, [24, 8], [0.001, 0.3], []) for name in WIDTHS}
+    )
+    draw(curves, root / "prune" / "sensitivities.png", WIDTHS)
+    removed = {
+        "widths": WIDTHS,
+        "untouched": {"backbone.stem.convolution_with_a_long_name_0._conv": "others save more for their loss"},
+        "pinned": {"head.cls": "they are the network's output"},
+        "pictures": {"sensitivities.png": caption(curves)},
+    }
     write_stage(
         root / "prune",
         Stage("pruned", "prune", "python slim/prune.py --config ... --pruning_ratio 0.3", accuracy(0.6755), 702_000,
               42_300_000, {"model.onnx": 2_840_000}, base="dense", seconds=911, samples=samples(root / "prune", 2),
-              curves={"loss": [[s, v * 0.5] for s, v in curve[:20]]}, **common),
+              curves={"loss": [[s, v * 0.5] for s, v in curve[:20]]}, **removed, **common),
     )  # fmt: skip
     write_stage(
         root / "quant",

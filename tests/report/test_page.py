@@ -74,6 +74,7 @@ def test_the_page_needs_nothing_else(page):
     assert "http://" not in outside and "https://" not in outside
     assert "<script" not in outside
     text = " ".join(checker.text)
+    assert text.count("What was removed") == 1 and "head.cls" in text and "2 of 3 channel groups lost channels" in text
     for wanted in ("1.90x [1.85, 1.95]", "no difference [0.96, 1.06]", "python slim/prune.py --config ...", "trousers"):
         assert wanted in text
     assert re.search(r"\d\.\d\d % of pixels changed", text)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,10 @@ FULL = Stage(
     {"loss": [[1, 0.5]]},
     ("one", "two"),
     (1, 3, 8, 8),
+    {"conv1": (32, 24), "conv2": (8, 8)},
+    {"conv2": "others save more for their loss"},
+    {"head": "they are the network's output"},
+    {"../sensitivities.png": "Curves."},
 )
 
 
@@ -32,6 +37,15 @@ def test_a_stage_survives_its_file(tmp_path):
         write_stage(tmp_path, stage)
         assert read_stage(tmp_path) == stage
         assert read_stage(tmp_path / "stage.json") == stage
+
+
+def test_a_file_from_before_there_were_widths_is_read(tmp_path):
+    write_stage(tmp_path, FULL)
+    path = tmp_path / "stage.json"
+    data = json.loads(path.read_text())
+    new = ("widths", "untouched", "pinned", "pictures")
+    path.write_text(json.dumps({key: value for key, value in data.items() if key not in new}))
+    assert read_stage(tmp_path) == replace(FULL, **{key: {} for key in new})
 
 
 @pytest.mark.parametrize(
@@ -45,6 +59,7 @@ def test_a_stage_survives_its_file(tmp_path):
         ({"accuracy": 0.5}, "accuracy is 0.5, not an object"),
         ({"latency": [{"engine": "x"}]}, r"latency\[0\].device is missing"),
         ({"latency": 5}, "latency is 5"),
+        ({"widths": {"conv": [1, 2, 3]}}, "widths is"),
     ],
 )
 def test_a_malformed_stage_is_named(tmp_path, change, message):

@@ -129,10 +129,8 @@ class BenchResult:
     def title(self) -> str:
         """Input, threads, repeats and processor in one line."""
         shape = "x".join(map(str, self.settings.input_shape))
-        return (
-            f"{shape}, {self.settings.threads} threads, median of {self.runs} runs after "
-            f"{self.settings.warmup}, {self.environment['cpu']}"
-        )
+        threads = f"{self.settings.threads} thread{'s' if self.settings.threads != 1 else ''}"
+        return f"{shape}, {threads}, median of {self.runs} runs after {self.settings.warmup}, {self.environment['cpu']}"
 
     def table(self) -> Table:
         """The result for a terminal."""
@@ -223,7 +221,7 @@ def draw(result: BenchResult, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(result.title(), fontsize=9, loc="left")
     if rows:
-        axes.legend(fontsize=8, loc="lower right", frameon=False)
+        figure.legend(fontsize=8, loc="outside lower center", ncols=len(engines), frameon=False)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     pyplot.close(figure)
