@@ -71,7 +71,7 @@ def main() -> None:
     for way in args.ways:
         flags, began = flags_of(args, way), time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            importance, curves = Analysis(flags, config, task, Path(folder), groups).run()
+            importance, curves = Analysis(flags, config, task, Path(folder), groups, args.threads).run()
         seconds = time.perf_counter() - began
         for ratio in args.ratios:
             pruned = prune_to(groups, curves, importance, Goal(flops_removed=ratio))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 _MOST_POSITIONS = 32
 """Positions looked at along an axis of an output map; neighbours say the same."""
@@ -131,10 +132,12 @@ def monotone(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def calibrated(divergences: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Losses of the task's metric told by the divergences: a rising curve through all points of all groups.
+    """Losses of the task's metric told by the divergences: ``top * (1 - exp(-slope * divergence / top))``.
 
     A divergence ranks the points well on a few images, where a metric such as mIoU is noise; the metric gives the
-    scale.
+    scale. A small loss grows as the divergence does, both of second order in what is removed. What the images that were
+    chosen add by chance is of first order, so its variance grows as the divergence does, too: points count by its
+    inverse.
 
     Args:
         divergences: float64 ``[points]``, not negative.
@@ -143,9 +146,32 @@ def calibrated(divergences: np.ndarray, losses: np.ndarray) -> np.ndarray:
     Returns:
         float64 ``[points]``, not negative, rising with the divergence.
     """
-    order = np.argsort(divergences, kind="stable")
-    levels, sizes = monotone(np.asarray(losses, np.float64)[order])
-    ends = np.cumsum(sizes)
-    centres = np.add.reduceat(divergences[order], ends - sizes) / sizes
-    curve = np.interp(divergences, np.concatenate(([0.0], centres)), np.concatenate(([0.0], np.maximum(levels, 0.0))))
-    return curve + 1e-6 * divergences  # where the curve is flat the order still holds
+    divergences, losses = np.asarray(divergences, np.float64), np.asarray(losses, np.float64)
+    highest = float(losses.max(initial=0.0))
+    if highest <= 0 or not divergences.max() > 0:
+        return _LEAST_SLOPE * divergences  # nothing was lost: only the order is known
+    weights = 1 / np.maximum(divergences, 1e-9 * divergences.max())
+
+    def loss(slope: float, top: float) -> np.ndarray:
+        return np.asarray(top * -np.expm1(-slope * divergences / top))
+
+    def fit(top: float) -> tuple[float, float]:
+        """Squared error, and the logarithm of the slope, with this highest loss."""
+        found = minimize_scalar(
+            lambda log_slope: float((weights * np.square(losses - loss(np.exp(log_slope), top))).sum()),
+            bounds=(np.log(_LEAST_SLOPE), np.log(1 / _LEAST_SLOPE)),
+            method="bounded",
+        )
+        return float(found.fun), float(found.x)
+
+    tops = highest * np.array(_TOPS)
+    errors, slopes = zip(*map(fit, tops))
+    best = int(np.argmin(errors))
+    return loss(float(np.exp(slopes[best])), float(tops[best]))
+
+
+_LEAST_SLOPE = 1e-6
+"""Loss of a unit of divergence, at least."""
+
+_TOPS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
+"""The loss that is not exceeded, in parts of the highest one seen."""

@@ -26,11 +26,12 @@ def gate_gradients(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
     batch_size: int = 8,
+    loss: Callable[[Any, int], Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Gradient of the loss with respect to a gate of one on every channel, for each image.
 
-    The loss is the cross entropy to labels drawn from the model's own prediction, so no labels are needed and the mean
-    square of the gradients is the Fisher information (Theis et al., 2018).
+    By default the loss is the cross entropy to labels drawn from the model's own prediction, so no labels are needed
+    and the mean square of the gradients is the Fisher information (Theis et al., 2018).
 
     Args:
         groups: of the model.
@@ -39,6 +40,7 @@ def gate_gradients(
         seed: of the drawn labels.
         progress: called with the number of images done.
         batch_size: images run together, where the model allows a gate for each sample.
+        loss: another one: of the logits of some images and the number of the first, summed over them.
 
     Returns:
         group -> float64 ``[images, width]``.
@@ -60,7 +62,7 @@ def gate_gradients(
             feeds[gate.value.name] = paddle.to_tensor(rows, stop_gradient=False)
         inputs = [paddle.to_tensor(batch), *(feeds[v.name] for v in gated.graph.inputs[1:])]
         logits = plan.run(inputs, parameters)[0]
-        (_cross_entropy(logits, random) * len(batch)).backward()
+        (loss(logits, sum(map(len, totals))) if loss else _cross_entropy(logits, random) * len(batch)).backward()
         totals.append(_per_component(groups, open_gates, feeds, len(batch)))
         progress(sum(map(len, totals)))
     total = np.concatenate(totals)
