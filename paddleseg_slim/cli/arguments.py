@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,14 +172,15 @@ def check_folder(path: str, flag: str = "--save_dir") -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
+        probe = folder / f".probe{os.getpid()}"  # several processes of one run look at the same time
         probe.write_bytes(b"")
         probe.unlink()
-    except (FileExistsError, NotADirectoryError):
-        file = next(place for place in (folder, *folder.parents) if place.exists())
-        what = "it" if file == folder else str(file)
-        raise UserError(f"{folder} cannot be written: {what} is a file, no folder.", f"Give another {flag}.") from None
     except OSError as error:
+        file = next((place for place in (folder, *folder.parents) if place.is_file()), None)
+        if file is not None:
+            what = "it" if file == folder else str(file)
+            cause = f"{folder} cannot be written: {what} is a file, no folder."
+            raise UserError(cause, f"Give another {flag}.") from None
         raise UserError(f"{folder} cannot be written ({error.strerror}).", f"Give another {flag}.") from None
     return folder
 

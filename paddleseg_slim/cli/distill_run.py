@@ -70,7 +70,7 @@ class Run:
         deployable.described_shape(self.student, self.task, config)  # what is wrong with it is said now
         self.teacher = self._teacher(teacher_config)
         self.settings = training.settings_of(args, config, session.threads, do_eval=args.do_eval)
-        training.check_optimizer(config, self.settings, self.student)
+        training.check(self.settings, config, self.student, self.task)
         if args.resume:
             self.resume = training.find_latest(config, self.settings, len(self.dataset))
         else:

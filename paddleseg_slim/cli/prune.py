@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_slim.cli import arguments, evaluation, output, runner, setup, training
+from paddleseg_slim.cli import arguments, evaluation, output, prune_folder, runner, setup, training
 from paddleseg_slim.errors import UserError
 
 if TYPE_CHECKING:
@@ -139,6 +140,9 @@ def _check_pairs(args: argparse.Namespace) -> None:
     """Refuse options that another one, or its absence, makes useless."""
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with what --overwrite replaces.", "Leave one of them out.")
+    own = args.model_path and prune_folder.owned_part(Path(args.save_dir), Path(args.model_path))
+    if args.overwrite and own:
+        raise UserError(f"--model_path is in {own}, which --overwrite replaces.", "Give another --save_dir.")
     if args.distill_weight is not None and args.no_distill:
         raise UserError("--distill_weight is of the distillation that --no_distill leaves out.", "Leave one out.")
     if args.sparse_factor is not None and not args.sparse_iters:
@@ -174,7 +178,8 @@ def _check_method(args: argparse.Namespace) -> None:
 
 
 def settle(args: argparse.Namespace) -> None:
-    """Fill in what was not chosen: sensitivity and criterion, those of the file of curves if one is given, and weights.
+    """Fill in what was not chosen: sensitivity and criterion, those of the file of curves or of the run that is resumed
+    if there is one, and weights of losses.
 
     Raises:
         UserError: the file cannot be read, or another flag contradicts the sensitivity.
@@ -186,9 +191,14 @@ def settle(args: argparse.Namespace) -> None:
     known = {}
     if args.sensitivity_file and is_pickle(args.sensitivity_file):
         known = {"sensitivity": "fast"}
+        _check_pickle(args)
     elif args.sensitivity_file:
         known = Curves.read(args.sensitivity_file, "Give a whole one, or leave --sensitivity_file out.").made_with()
-    source = f"--sensitivity {args.sensitivity}" if args.sensitivity else args.sensitivity_file
+    elif args.resume:
+        known = prune_folder.made_with(Path(args.save_dir))
+    source = f"--sensitivity {args.sensitivity or known.get('sensitivity')}"
+    if args.sensitivity is None:
+        source += f", that of {args.sensitivity_file or args.save_dir},"
     if args.sensitivity is None:
         fast = args.max_drop is not None or args.label_free or args.no_reconstruct or args.from_scratch
         args.sensitivity = known.get("sensitivity", "fast" if fast else "refit")
@@ -202,6 +212,14 @@ def settle(args: argparse.Namespace) -> None:
     args.sparse_factor = SPARSE_FACTOR if args.sparse_factor is None else args.sparse_factor
     if args.method == "channel":
         _check_sensitivity(args, source)
+
+
+def _check_pickle(args: argparse.Namespace) -> None:
+    """Refuse flags on an analysis that the old file stands for."""
+    analysis = {name: getattr(args, name) for name in ("sensitivity", "label_free", "sensitivity_images")}
+    useless = next((name for name, given in analysis.items() if given), None)
+    if useless:
+        raise UserError(f"--{useless}: {args.sensitivity_file} is taken as it is.", "Leave one of them out.")
 
 
 def _check_sensitivity(args: argparse.Namespace, source: str) -> None:

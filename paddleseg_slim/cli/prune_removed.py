@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddleseg_slim.cli import runner
-from paddleseg_slim.cli.prune_steps import PICTURE
+from paddleseg_slim.cli.prune_folder import PICTURE
 from paddleseg_slim.files import write_json
 from paddleseg_slim.prune.curves import Curves
 from paddleseg_slim.prune.curves_picture import caption, draw

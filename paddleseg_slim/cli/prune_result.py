@@ -12,6 +12,7 @@ from typing import Any
 import paddle
 
 from paddleseg_slim.cli import deployable, evaluation, prune_removed, report, runner, samples
+from paddleseg_slim.cli.prune_folder import DENSE, PRUNED
 from paddleseg_slim.config import Config
 from paddleseg_slim.deploy import benchmark
 from paddleseg_slim.deploy.export import ExportResult
@@ -25,9 +26,6 @@ from paddleseg_slim.train.evaluate import evaluate, model_forward
 from paddleseg_slim.train.loop import TrainResult
 
 ENGINES = ("onnxruntime", "openvino", "paddle")
-DENSE, PRUNED = "dense", "pruned"
-"""Folders of the models before the result."""
-
 START = "start"
 """Name of the stage in the folder `DENSE` if the model was compressed before."""
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
 
 from paddleseg_slim.cli import prune_hooks, prune_removed, runner, training
-from paddleseg_slim.cli.arguments import visible
-from paddleseg_slim.cli.prune_result import DENSE, PRUNED, Results
+from paddleseg_slim.cli.prune_folder import PRUNED, RETRAINING, SPARSE_TRAINING, RunFolder
+from paddleseg_slim.cli.prune_result import Results
 from paddleseg_slim.cli.prune_steps import Analysis, refuse_not_finite, refuse_quantized
 from paddleseg_slim.cli.refit import reconstruct_layers
 from paddleseg_slim.cli.setup import Session, load_model, precision
 from paddleseg_slim.config import Config
 from paddleseg_slim.distill.self_distillation import SelfDistillation
 from paddleseg_slim.errors import GoalNotMet, UserError
-from paddleseg_slim.files import write_json
 from paddleseg_slim.graph import GraphLayer, capture, load, save
 from paddleseg_slim.prune.channels import ChannelGroups, find_groups
 from paddleseg_slim.prune.curves import Curves
@@ -42,22 +38,6 @@ from paddleseg_slim.train import checkpoint
 from paddleseg_slim.train.hooks import Hook
 from paddleseg_slim.train.loop import TrainResult, TrainSettings
 from paddleseg_slim.train.weights import load_weights
-
-SETTINGS = "prune.json"
-_NOT_COMPARED = {
-    "resume",
-    "overwrite",
-    "debug",
-    "save_dir",
-    "threads",
-    "log_iters",
-    "num_workers",
-    "use_vdl",
-    "no_bench",
-    "eval_engine",
-}
-_GOAL = ("pruning_ratio", "target_params", "target_latency", "max_drop", "engine", "align", "keep", "limit")
-"""Flags that may change until the model is pruned."""
 
 
 class Run:
@@ -81,15 +61,22 @@ class Run:
         self.folder = folder
         self.began = time.monotonic()
         self.main = paddle.distributed.get_rank() == 0
+        self.place = RunFolder(folder, args, config)
         shape = task.val_dataset()[0]["img"].shape
         self.results = Results(args, config, task, folder, (1, *shape), session.threads)
         self.dense = self._model()
+        self.sparse_names: list[str] = []
         if args.method == "channel":
             self.groups = self._groups(self.dense)
             self.analysis = Analysis(args, config, task, folder, self.groups, session.threads)
             self._check_channels()
-        training.check_optimizer(config, self._settings("retraining", max(args.retraining_iters, 1), True), self.dense)
-        self._begin()  # and only now write: all that may be refused early has been looked at
+        else:
+            self.sparse_names = sparse_weights(self.dense, args.only_1x1, args.keep)
+            if not self.sparse_names:
+                raise UserError("The model has no weight that may become sparse.", "Leave --only_1x1 and --keep out.")
+        training.check(self._settings(RETRAINING, max(args.retraining_iters, 1), True), config, self.dense, task)
+        if self.main:
+            self.place.begin()  # and only now write: all that may be refused early has been looked at
 
     def _check_channels(self) -> None:
         """Refuse what takes no analysis to know."""
@@ -99,56 +86,8 @@ class Run:
             raise UserError("--sparse_iters: the model has no BatchNorm.", "Leave it out.")
         check_goal(self.groups, self.goal)
         self.analysis.check()
-        if self.goal.latency_ms is not None and not self._has_pruned():
+        if self.goal.latency_ms is not None and not self.place.has_pruned:
             check_latency(self.groups, self.goal, self.results.latencies)
-
-    def _begin(self) -> None:
-        """Refuse to resume a run with other settings; a new run forgets what stood in its folder."""
-        settings = {
-            "flags": {k: v for k, v in sorted(vars(self.args).items()) if k not in _NOT_COMPARED},
-            "config": self.config.to_dict(),
-        }
-        path = self.folder / SETTINGS
-        before = self._before(path)
-        if before is not None:
-            free = () if self._has_pruned() else _GOAL
-            differ = [
-                f"--{name}: {value}, was {before['flags'].get(name)}"
-                for name, value in settings["flags"].items()
-                if value != before["flags"].get(name) and name not in free
-            ]
-            differ += self.config.differences(before["config"])
-            if differ:
-                raise UserError(
-                    f"{self.folder} belongs to a run with other settings: {'; '.join(differ[:5])}.",
-                    "Give the same settings, or another --save_dir.",
-                )
-        elif self.main:
-            for name in (DENSE, PRUNED, "retraining", "sparse_training", "graph"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-        if self.main:
-            write_json(path, settings)
-
-    def _before(self, path: Path) -> dict[str, Any] | None:
-        """The settings of the run that is resumed; None where there is none.
-
-        Raises:
-            UserError: they cannot be read, or the folder is of something else.
-        """
-        anew = "Give --overwrite without --resume to start anew, or another --save_dir."
-        if not self.args.resume or not visible(self.folder):
-            return None
-        if not path.is_file():
-            raise UserError(f"{self.folder} holds no run of slim/prune.py: {SETTINGS} is missing.", anew)
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            return {"flags": dict(before["flags"]), "config": dict(before["config"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}.", anew) from error
-
-    def _has_pruned(self) -> bool:
-        """Whether the run is resumed and its model has been pruned."""
-        return bool(self.args.resume and (self.folder / PRUNED / "graph" / "graph.json").is_file())
 
     def _model(self) -> GraphLayer:
         paddle.seed(self.args.seed)
@@ -176,14 +115,7 @@ class Run:
         if self.args.sparse_iters:
             self._train_sparse()
         pruned_path = self.folder / PRUNED / "graph"
-        if self._has_pruned():
-            runner.log("Resume: the pruned model is taken from %s.", pruned_path)
-            model = load(pruned_path)
-            self.results.before(self.dense)
-            if not self.results.is_whole(PRUNED):
-                self.results.pruned(model)
-        else:
-            model = self._prune(pruned_path)
+        model = self._pruned_before(pruned_path) or self._prune(pruned_path)
         hooks: list[Hook] = []
         if not self.args.no_distill:
             hooks.append(SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
@@ -198,10 +130,26 @@ class Run:
         self.results.final(model, result, time.monotonic() - self.began, notes)
         return 0
 
+    def _pruned_before(self, path: Path) -> GraphLayer | None:
+        """The pruned model of the run that is resumed; None where there is none, or not a whole one."""
+        if not self.place.has_pruned:
+            return None
+        try:
+            model = load(path)
+        except UserError as error:
+            runner.log("%s It is made again.", error.cause)
+            return None
+        runner.log("Resume: the pruned model is taken from %s.", path)
+        self.results.before(self.dense)
+        if not self.results.is_whole(PRUNED):
+            self.results.pruned(model)
+        return model
+
     def _notes(self, model: GraphLayer) -> list[str]:
         """What the report says of the time that was asked for, and measured while it was searched for."""
-        measured = model.record[-1].get("measured_ms") if model.record else None  # nothing was removed
-        if self.goal.latency_ms is None or measured is None:
+        removed = len(model.record) > len(self.dense.record)
+        measured = model.record[-1].get("measured_ms") if removed else None
+        if measured is None:
             return []
         return [f"Asked for {self.goal}: {measured:.2f} ms was measured on {self.args.engine} in the search."]
 
@@ -255,7 +203,7 @@ class Run:
         names = sorted(self.groups.batch_norm_scales)
         runner.log("Sparse training of %d BatchNorm layers for %d iterations.", len(names), self.args.sparse_iters)
         hook = prune_hooks.SparseScales(self.dense, names, self.args.sparse_factor)
-        self._fit(self.dense, "sparse_training", self.args.sparse_iters, [hook], best=False)
+        self._fit(self.dense, SPARSE_TRAINING, self.args.sparse_iters, [hook], best=False)
 
     # ---- training
 
@@ -277,7 +225,7 @@ class Run:
             runner.log("Step 3/3: No retraining, --retraining_iters is 0.")
             return None
         runner.log("Step 3/3: Start retraining the model.")
-        return self._fit(model, "retraining", self.args.retraining_iters, hooks, best=True)
+        return self._fit(model, RETRAINING, self.args.retraining_iters, hooks, best=True)
 
     def _fit(self, model: GraphLayer, name: str, iters: int, hooks: list[Hook], best: bool) -> TrainResult:
         """Train in a folder of the run; with ``best`` the weights of the best evaluation stay in the model."""
@@ -304,9 +252,7 @@ class Run:
 
     def sparse(self) -> int:
         """Make weights zero, at once or gradually, and train the others."""
-        names = sparse_weights(self.dense, self.args.only_1x1, self.args.keep)
-        if not names:
-            raise UserError("The model has no weight that may become sparse.", "Leave --only_1x1 and --keep out.")
+        names = self.sparse_names
         original = copy.deepcopy(self.dense)
         self.results.before(original)
         weights: dict[str, np.ndarray] = {name: self.dense.tensor(name).numpy() for name in names}

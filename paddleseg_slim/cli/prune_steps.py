@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import paddle
 
 from paddleseg_slim.cli import evaluation, runner
+from paddleseg_slim.cli.prune_folder import PICTURE
 from paddleseg_slim.cli.refit import of_one_size, refit_images, refit_images_count
 from paddleseg_slim.cli.subset import evenly_spread
 from paddleseg_slim.config import Config
@@ -57,7 +59,6 @@ CRITERION_IMAGES = 32
 
 STATE = "sensitivity.rank{rank}.npz"
 REFIT_STATE = "sensitivity.rank{rank}.json"
-PICTURE = "sensitivities.png"
 
 _MEASURE_AGAIN = "Delete it to measure again, or give another --save_dir."
 _LEAVE_OUT = "Give what it was measured with: weights, data and flags; or leave --sensitivity_file out."
@@ -92,7 +93,8 @@ class Analysis:
         Raises:
             UserError: they are damaged or stale, or of another model.
         """
-        self._known({} if self.args.sparse_iters else self.fingerprint())
+        if self.known is not None and not self.args.sparse_iters:
+            self._compare(self.known, self.fingerprint())
 
     def run(self) -> tuple[dict[str, np.ndarray], Curves]:
         """Importance of every channel and the curves; both files of the curves are written.
@@ -100,8 +102,9 @@ class Analysis:
         Raises:
             UserError: a file of an earlier run is stale, or the model is not trained.
         """
-        fingerprint = self.fingerprint()
-        curves = self._known(fingerprint)
+        curves, fingerprint = self.known, self.fingerprint()
+        if curves is not None:
+            self._compare(curves, fingerprint)
         importance = curves.importance() if curves else None
         if importance is None:
             if needs_gradients(self.args.criterion) or self.args.sensitivity == "taylor":
@@ -146,7 +149,7 @@ class Analysis:
         return importance
 
     def _show(self, curves: Curves) -> None:
-        if self.args.sensitivity == "none":
+        if curves.mode == "ranking":
             runner.log("Ranking: %s; no sensitivity was measured.", self.path)
             return
         if paddle.distributed.get_rank() == 0:
@@ -172,19 +175,32 @@ class Analysis:
             "settings": json.dumps(settings),
         }
 
-    def _known(self, fingerprint: dict[str, str]) -> Curves | None:
-        """Curves of this run that is resumed, or of the file given; an empty fingerprint is not compared."""
+    @functools.cached_property
+    def known(self) -> Curves | None:
+        """Curves of this run that is resumed, or of the file given.
+
+        Raises:
+            UserError: they are damaged, or of another model.
+        """
         given = self.args.sensitivity_file
-        if not given and not (self.args.resume and self.path.is_file()):
-            return None
         if given and is_pickle(given):
             return read_curves(given, self.groups)
-        path, remedy = (given, _LEAVE_OUT) if given else (self.path, _MEASURE_AGAIN)
-        curves = Curves.read(path, remedy)
-        if fingerprint:
-            curves.check(fingerprint, path, remedy)
-        curves.check_groups({group.name: group.width for group in self.groups.groups}, path, remedy)
+        if not given and not (self.args.resume and self.path.is_file()):
+            return None
+        curves = Curves.read(*self._source)
+        curves.check_groups({group.name: group.width for group in self.groups.groups}, *self._source)
         return curves
+
+    @property
+    def _source(self) -> tuple[str | Path, str]:
+        """The file of the curves, and what to do when it does not suit."""
+        given = self.args.sensitivity_file
+        return (given, _LEAVE_OUT) if given else (self.path, _MEASURE_AGAIN)
+
+    def _compare(self, curves: Curves, fingerprint: dict[str, str]) -> None:
+        """Refuse curves that say they are of something else; those of a ``sen.pickle`` say nothing."""
+        if not (self.args.sensitivity_file and is_pickle(self.args.sensitivity_file)):
+            curves.check(fingerprint, *self._source)
 
     def _measure(self, importance: dict[str, np.ndarray], fingerprint: dict[str, str]) -> Curves:
         mode = self.args.sensitivity

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         save_interval=min(args.save_interval, args.retraining_iters),
         do_eval=True,
     )
-    training.check_optimizer(config, train_settings, model)
+    training.check(train_settings, config, model, task)
     resume = training.find_resume(args.resume_model, config, train_settings, len(task.train_dataset()))
     with output.claimed(args.save_dir, overwrite=args.overwrite, resume=resume is not None) as folder:
         return _Run(args, config, task, model, settings, folder, shape, session.threads).run(train_settings, resume)

@@ -97,7 +97,7 @@ def refuse_exported(path: str) -> None:
     weights = given.with_suffix(".pdiparams") if given.suffix == ".json" else given
     files = list(given.iterdir()) if given.is_dir() else [weights]
     found = any(file.is_file() and (file.suffix in _EXPORTED or file.name == "__model__") for file in files)
-    if found and not any(file.suffix == ".pdparams" for file in files):
+    if found and not any(file.suffix in (".pdparams", ".safetensors") for file in files):
         raise UserError(
             f"{given} is an exported model, neither weights (.pdparams, .safetensors) nor a saved graph.",
             "Give what it was exported from. With an exported model, paddleseg-slim infer (deploy/python/infer.py) "

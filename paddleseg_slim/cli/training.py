@@ -82,14 +82,16 @@ def settings_of(
     return TrainSettings(**values)
 
 
-def check_optimizer(config: Config, settings: TrainSettings, model: paddle.nn.Layer) -> None:
-    """Say what is wrong with the optimizer and the schedule of the config, before anything long.
+def check(settings: TrainSettings, config: Config, model: paddle.nn.Layer, task: Task) -> None:
+    """Say what a training will be refused for, before anything long.
 
     Raises:
-        UserError: they cannot be made for the parameters of ``model``.
+        UserError: optimizer and schedule of the config cannot be made for the parameters of ``model``, or the training
+            set is smaller than a batch.
     """
-    from paddleseg_slim.train import optim
+    from paddleseg_slim.train import loop, optim
 
+    loop.check_batch(len(task.train_dataset()), settings.batch_size)
     optim.build_optimizer(config.optimizer, optim.build_schedule(config.lr_scheduler, settings.iters), model)
 
 

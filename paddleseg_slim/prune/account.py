@@ -14,12 +14,13 @@ NOT_JUDGED = "its sensitivity is not known"
 NO_SMALLER = "no smaller multiple of {} is allowed"
 NO_GAIN = "it costs nothing that is counted"
 NOT_NEEDED = "the goal asks for nothing to go"
+TOO_MUCH = "it would lose more than the goal allows"
 CHEAPER = "others save more for their loss"
 
 
 @dataclass(frozen=True)
 class Account:
-    """Every group and every layer has its line.
+    """Every group has its line, and every layer with channels in no group.
 
     Attributes:
         widths: group -> channels before and after, of all groups in the order of the model.
@@ -39,6 +40,7 @@ def account(
     kept: Collection[str],
     judged: Collection[str],
     align: int,
+    asked: bool,
 ) -> Account:
     """Say what became of the groups.
 
@@ -49,6 +51,7 @@ def account(
         kept: groups that were asked to stay.
         judged: groups whose channels were ranked.
         align: reduced widths are multiples of this.
+        asked: whether the goal asks for something to go.
     """
     widths, untouched = {}, {}
     slopes = [(cost, cost.slope(groups.widths)) for cost in (groups.macs, groups.parameters)]
@@ -65,7 +68,7 @@ def account(
         elif not any(cost.change(slope, number, -1.0) for cost, slope in slopes):
             untouched[group.name] = NO_GAIN  # an auxiliary head
         else:
-            untouched[group.name] = CHEAPER if changed else NOT_NEEDED
+            untouched[group.name] = CHEAPER if changed else TOO_MUCH if asked else NOT_NEEDED
     return Account(widths, untouched, {layer.node: _why(layer) for layer in groups.layers() if layer.reason})
 
 

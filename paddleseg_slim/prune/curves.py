@@ -171,6 +171,8 @@ class Curves:
         Raises:
             UserError: they are stale; the differing parts are named.
         """
+        if not self.fingerprint:
+            raise UserError(f"{path} does not tell what it was measured with.", remedy)
         differ = sorted(
             key for key in {*fingerprint, *self.fingerprint} if fingerprint.get(key) != self.fingerprint.get(key)
         )

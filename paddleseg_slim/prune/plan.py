@@ -292,7 +292,8 @@ def prune_to(groups: ChannelGroups, curves: Curves, importance: Mapping[str, np.
 
 def _account(groups: ChannelGroups, curves: Curves, goal: Goal, changed: Mapping[str, tuple[int, int]]) -> Account:
     allowed = widths_for(groups, goal, curves.groups)
-    return account(groups, changed, allowed, _kept(groups, goal), curves.groups, goal.align)
+    asked = not is_met(groups, replace(goal, latency_ms=None))
+    return account(groups, changed, allowed, _kept(groups, goal), curves.groups, goal.align, asked)
 
 
 def _pair(before: float, after: float) -> tuple[int, int]:
@@ -352,11 +353,11 @@ def prune_to_latency(
         log(f"{100 * pruned.flops_removed:.1f} % of the FLOPs removed: {time:.2f} ms")
         if time <= limit:
             best, high = (pruned, time), min(high, removed)
-            if time >= 0.97 * limit:
+            if time >= 0.97 * limit or removed <= low:  # as wide as is allowed
                 break
         else:
             low, aim = max(low, removed), _FURTHER * aim
-        slope, offset = np.polyfit([part for part, _ in points], [time for _, time in points], 1)
+        slope, offset = _line(points)
         guess = 1 - (aim - offset) / slope if slope > 0 else 0.5 * (low + high)
         removed = float(guess) if low < guess < high else 0.5 * (low + high)
     if best is None:
@@ -366,6 +367,15 @@ def prune_to_latency(
             "Ask for a longer time, protect fewer layers, or lower --align.",
         )
     return best
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Slope and offset of the line through points, by least squares; a slope of 0 where all have one place."""
+    x, y = np.array(points).T
+    if np.ptp(x) < 1e-6:
+        return 0.0, float(y.mean())
+    slope, offset = np.polyfit(x, y, 1)
+    return float(slope), float(offset)
 
 
 def _with_ratio(goal: Goal, removed: float) -> Goal:

@@ -153,6 +153,21 @@ def train(
     return loop.run()
 
 
+def check_batch(samples: int, batch_size: int) -> None:
+    """Refuse a batch that is larger than the training set.
+
+    Raises:
+        UserError: it is, over all devices.
+    """
+    world = paddle.distributed.get_world_size()
+    if samples < batch_size * world:
+        raise UserError(
+            f"The training set has {samples} samples, fewer than a batch of {batch_size}"
+            + (f" on each of {world} devices." if world > 1 else "."),
+            "Lower --batch_size, or give more data (train.py --repeats repeats it).",
+        )
+
+
 class _Loop:
     """The state of one run."""
 
@@ -160,12 +175,7 @@ class _Loop:
         self, model: paddle.nn.Layer, task: Task, optimizer: Any, settings: TrainSettings, dataset: Any
     ) -> None:
         self.rank, self.world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-        if len(dataset) < settings.batch_size * self.world:
-            raise UserError(
-                f"The training set has {len(dataset)} samples, fewer than a batch of {settings.batch_size}"
-                + (f" on each of {self.world} devices." if self.world > 1 else "."),
-                "Lower --batch_size, or give more data (--repeats repeats it).",
-            )
+        check_batch(len(dataset), settings.batch_size)
         self.model, self.task, self.optimizer, self.settings, self.dataset = model, task, optimizer, settings, dataset
         self.per_epoch = len(dataset) // (settings.batch_size * self.world)
         self.start = 0

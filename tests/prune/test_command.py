@@ -13,13 +13,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import paddle
 import pytest
 import tiny
 
-from paddleseg_slim.cli import prune, prune_run
+from paddleseg_slim.cli import prune, prune_folder, runner
+from paddleseg_slim.cli.prune_result import Results
 from paddleseg_slim.errors import UserError
 from paddleseg_slim.graph import load, save
 from paddleseg_slim.prune.curves import Curves
@@ -263,43 +266,112 @@ def test_damaged_files_of_a_run_are_made_again_or_named(
     """A stage, an exported model and all checkpoints are damaged: the result is the same. The settings are needed."""
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
-    for file in ("pruned/stage.json", "dense/model.json", *(f"retraining/iter_{n}/model.pdparams" for n in (1, 2))):
+    for file in (
+        "pruned/graph/weights.safetensors",
+        "pruned/stage.json",
+        "dense/model.json",
+        *(f"retraining/iter_{n}/model.pdparams" for n in (1, 2)),
+    ):
         os.truncate(run / file, 100)
     arguments = flags(*weights, run, "--retraining_iters", 2, "--resume")
     done = tiny.run("slim/prune.py", *arguments)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
-    for text in ("pruned/stage.json is not JSON", "dense/model.json is damaged", "the training starts anew"):
+    for text in ("weights.safetensors", "dense/model.json is damaged", "the training starts anew"):
         assert text in said
     assert read_stage(run / "dense").files == read_stage(finished[0] / "dense").files
     assert read_stage(run).widths == read_stage(run / "pruned").widths == read_stage(finished[0]).widths != {}
     ours, theirs = load(run / "graph"), load(finished[0] / "graph")
     for name, tensor in ours.tensors():
         np.testing.assert_array_equal(tensor.numpy(), theirs.tensor(name).numpy(), err_msg=name)
-    os.truncate(run / prune_run.SETTINGS, 100)
+    os.truncate(run / "pruned/stage.json", 100)
+    done = tiny.run("slim/prune.py", *arguments)
+    assert done.returncode == 0 and "pruned/stage.json is not JSON" in done.stdout + done.stderr, done.stderr
+    os.truncate(run / prune_folder.SETTINGS, 100)
     done = tiny.run("slim/prune.py", *arguments)
     assert done.returncode == 2 and "prune.json is damaged" in done.stderr, done.stderr
-    (run / prune_run.SETTINGS).unlink()
+    (run / prune_folder.SETTINGS).unlink()
     done = tiny.run("slim/prune.py", *arguments)
     assert done.returncode == 2 and "prune.json is missing" in done.stderr and "--overwrite" in done.stderr
     assert (run / "model.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "text"),
+    [
+        (["--pruning_ratio", "0.99"], 3, "FLOPs cannot come down"),
+        (["--keep", "no_such_layer"], 2, "matches no layer"),
+        (["--opts", "optimizer.type=Foo"], 2, "Unknown optimizer"),
+        (["--opts", "lr_scheduler.type=Foo"], 2, "Unknown learning-rate schedule"),
+        (["--batch_size", "100"], 2, "fewer than a batch of 100"),
+        (["--sensitivity_file", "curves.json"], 2, "other weights"),
+        (["--target-latency", "0.0001", "--engine", "onnxruntime"], 3, "cannot be reached"),
+        (["--method", "unstructured", "--keep", "("], 2, "no regular expression"),
+    ],
+)
+def test_what_is_refused_leaves_the_run_before_as_it_was(
+    finished: tuple[Path, str], weights: tuple[Path, Path], tmp_path: Path, more: list[str], code: int, text: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Also with ``--overwrite``: all of it is looked at before anything is deleted, measured or written."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    monkeypatch.chdir(tmp_path)
+    curves = json.loads((run / "sensitivities.json").read_text())
+    (tmp_path / "curves.json").write_text(
+        json.dumps({**curves, "fingerprint": {**curves["fingerprint"], "weights": ""}})
+    )
+    monkeypatch.setattr(Results, "evaluate", None)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    arguments = [*map(str, flags(*weights, run, "--retraining_iters", 1)), "--overwrite", *more]
+    if "--method" in more:
+        del arguments[(at := arguments.index("--sensitivity")) : at + 2]
+    assert runner.main("prune", arguments) == code
+    assert text in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_new_run_forgets_the_old_one_and_never_its_own_model(tmp_path: Path) -> None:
+    """What is no result of a pruning stays, and the file of curves that is given."""
+    for name in (
+        "dense/model.json",
+        "graph/graph.json",
+        "best_model/model.pdparams",
+        "sensitivities.json",
+        "stage.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--save_dir", str(tmp_path)]
+    args = parser.parse_args([*base, "--overwrite", "--sensitivity_file", str(tmp_path / "sensitivities.json")])
+    config: Any = SimpleNamespace(to_dict=dict)
+    prune_folder.RunFolder(tmp_path, args, config).begin()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"best_model/model.pdparams", "sensitivities.json", "prune.json"}
+    with pytest.raises(UserError, match="--model_path is in graph"):
+        prune.check(parser.parse_args([*base, "--overwrite", "--model_path", str(tmp_path / "graph")]))
+    prune.check(parser.parse_args([*base, "--overwrite", "--model_path", str(tmp_path / "best_model/model.pdparams")]))
 
 
 def test_a_run_whose_goal_is_not_met_goes_on_with_another(tmp_path: Path) -> None:
     name, run = "fastscnn_fashion5_128x128", tmp_path / "run"
     common = [
         "--config", tiny.ROOT / f"configs/fashion/{name}.yml", "--save_dir", run, "--threads", 1, "--no_bench",
-        "--model_path", tiny.ROOT / f"configs/fashion/weights/{name}/model.safetensors", "--sensitivity", "fast",
+        "--model_path", tiny.ROOT / f"configs/fashion/weights/{name}/model.safetensors",
         "--sensitivity_images", 4, "--retraining_iters", 0, "--opts", "val_dataset.num_samples=16",
     ]  # fmt: skip
     done = tiny.run("slim/prune.py", *common, "--max-drop", 0, "--pruning_ratio", 0.6)
     assert done.returncode == 3 and "another goal with --resume" in done.stderr, done.stderr
-    done = tiny.run("slim/prune.py", *common, "--max-drop", 0.9, "--pruning_ratio", 0.2, "--resume")
+    other = tiny.run("slim/prune.py", *common, "--pruning_ratio", 0.2, "--resume", "--seed", 7)
+    assert other.returncode == 2 and "--seed: 7, was 42" in other.stderr
+    done = tiny.run("slim/prune.py", *common, "--pruning_ratio", 0.2, "--resume")
     assert done.returncode == 0, done.stderr
     assert "[SENSITIVITY]" not in done.stdout + done.stderr and "the order of the channels" in done.stdout + done.stderr
     stages = read_stage(run), read_stage(run / "dense")
     assert stages[0].macs <= 0.8 * stages[1].macs  # type: ignore[operator]
-    settings = json.loads((run / prune_run.SETTINGS).read_text())
+    settings = json.loads((run / prune_folder.SETTINGS).read_text())
     assert settings["flags"]["pruning_ratio"] == 0.2
 
 
