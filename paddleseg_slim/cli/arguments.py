@@ -176,7 +176,7 @@ def check_folder(path: str, flag: str = "--save_dir") -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        file = next((place for place in (folder, *folder.parents) if place.is_file()), None)
+        file = next((place for place in (folder, *folder.parents) if os.path.isfile(place)), None)
         if file is not None:
             what = "it" if file == folder else str(file)
             cause = f"{folder} cannot be written: {what} is a file, no folder."
