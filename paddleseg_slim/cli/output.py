@@ -33,6 +33,7 @@ def claimed(
     Raises:
         UserError: another run is writing there, it has content, or it cannot be written.
     """
+    made = not Path(path).exists()
     folder = check_folder(path)
     if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":  # of a data-parallel run, the first process holds the folder
         yield folder
@@ -53,6 +54,8 @@ def claimed(
         yield folder
     finally:
         lock.unlink(missing_ok=True)
+        if made and not any(folder.iterdir()):  # refused before anything was done
+            folder.rmdir()
 
 
 def _take(lock: Path) -> None:

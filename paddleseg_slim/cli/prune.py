@@ -270,7 +270,15 @@ def goal_of(args: argparse.Namespace) -> Goal:
     """
     from paddleseg_slim.prune.plan import Goal
 
-    if args.method != "channel":
+    if args.method == "2:4":
+        if args.pruning_ratio not in (None, 0.5):
+            raise UserError(
+                f"--method 2:4 makes half of the weights zero, --pruning_ratio is {args.pruning_ratio}.",
+                "Leave it out.",
+            )
+    elif args.method == "gmp" and args.retraining_iters < 2:
+        raise UserError("--method gmp makes zeros while it trains.", "Give --retraining_iters 2 or more.")
+    elif args.method != "channel":
         if args.pruning_ratio is None or not 0 <= args.pruning_ratio < 1:
             raise UserError(
                 f"--method {args.method} with --pruning_ratio {args.pruning_ratio}.", "Give 0 <= ratio < 1."

@@ -87,6 +87,12 @@ class Results:
         assert accuracy is not None
         return accuracy.score
 
+    def drop_before_retraining(self) -> float:
+        """How far the score of the model that `pruned` evaluated is below that of the model given."""
+        accuracy = stage.read_stage(self.folder / DENSE).accuracy
+        assert accuracy is not None
+        return accuracy.score - self.score_before_retraining()
+
     def final(
         self,
         model: GraphLayer,

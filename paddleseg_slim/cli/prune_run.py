@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from paddleseg_slim.prune.sparsity import (
     sparse_weights,
     two_of_four_masks,
 )
-from paddleseg_slim.tasks.base import Task
+from paddleseg_slim.tasks.base import Metrics, Task
 from paddleseg_slim.train import checkpoint
 from paddleseg_slim.train.hooks import Hook
 from paddleseg_slim.train.loop import TrainResult, TrainSettings
@@ -112,13 +113,16 @@ class Run:
         """Prune channels."""
         if is_met(self.groups, self.goal):
             runner.log("The model costs no more than what is asked for: nothing is removed.")
+        teacher = self.dense
         if self.args.sparse_iters:
+            teacher = copy.deepcopy(self.dense)
+            self.results.before(teacher, self._check_start())
             self._train_sparse()
         pruned_path = self.folder / PRUNED / "graph"
         model = self._pruned_before(pruned_path) or self._prune(pruned_path)
         hooks: list[Hook] = []
         if not self.args.no_distill:
-            hooks.append(SelfDistillation(self.dense, self.task.logits, self.args.distill_weight))
+            hooks.append(SelfDistillation(teacher, self.task.logits, self.args.distill_weight))
         notes = self._notes(model)
         result = self._retrain(model, hooks)
         if result is not None and result.best:
@@ -140,24 +144,34 @@ class Run:
             runner.log("%s It is made again.", error.cause)
             return None
         runner.log("Resume: the pruned model is taken from %s.", path)
-        self.results.before(self.dense)
+        if not self.args.sparse_iters:
+            self.results.before(self.dense)
         if not self.results.is_whole(PRUNED):
             self.results.pruned(model)
         return model
 
     def _notes(self, model: GraphLayer) -> list[str]:
-        """What the report says of the time that was asked for, and measured while it was searched for."""
+        """What the report says of the time that was asked for and measured, and of a drop that is not as predicted."""
+        notes = []
         removed = len(model.record) > len(self.dense.record)
         measured = model.record[-1].get("measured_ms") if removed else None
-        if measured is None:
-            return []
-        return [f"Asked for {self.goal}: {measured:.2f} ms was measured on {self.args.engine} in the search."]
+        if measured is not None:
+            notes.append(f"Asked for {self.goal}: {measured:.2f} ms was measured on {self.args.engine} in the search.")
+        drop = self.results.drop_before_retraining() if self.main and self.goal.max_drop is not None else 0.0
+        if self.goal.max_drop is not None and drop > self.goal.max_drop:
+            notes.append(
+                f"A drop of at most {self.goal.max_drop:g} was predicted; before retraining it is {drop:.4f}. More "
+                "--sensitivity_images, or --sensitivity exact, predict it better."
+            )
+        for note in notes:
+            runner.log("%s", note)
+        return notes
 
     def _prune(self, path: Path) -> GraphLayer:
         """Prune by the goal; where it is not reached, another one can be given to the same run."""
         runner.log("Step 1/3: Start calculating the sensitivity of model parameters...")
-        measured = self.args.sensitivity != "none" and not self.args.label_free
-        self.results.before(self.dense, check_trained if measured else lambda metrics: None)
+        if not self.args.sparse_iters:
+            self.results.before(self.dense, self._check_start())
         importance, curves = self.analysis.run()
         if self.goal.flops_removed is not None:
             runner.log("Step 2/3: Start to prune the model, the ratio of pruning is %s...", self.goal.flops_removed)
@@ -180,6 +194,11 @@ class Run:
             save(pruned.model, path)
         return pruned.model
 
+    def _check_start(self) -> Callable[[Metrics], None]:
+        """What looks at the score of the model that was given."""
+        measured = self.args.sensitivity != "none" and not self.args.label_free
+        return check_trained if measured else lambda metrics: None
+
     def _to_goal(self, importance: dict[str, np.ndarray], curves: Curves) -> Pruned:
         if self.goal.latency_ms is None:
             return prune_to(self.groups, curves, importance, self.goal)
@@ -196,6 +215,10 @@ class Run:
         asked = f"asked {100 * self.goal.flops_removed:.2f} % removed, " if self.goal.flops_removed is not None else ""
         runner.log("FLOPs: %sachieved %.2f %% removed.", asked, 100 * pruned.flops_removed)
         asked = f"asked at most {self.goal.params:,.0f}: " if self.goal.params is not None else ""
+        if self.goal.max_drop is not None:
+            runner.log(
+                "Predicted drop: asked at most %g, %.4f by the curves.", self.goal.max_drop, pruned.predicted_drop
+            )
         runner.log("Parameters: %s%s", asked, "{:,} before, {:,} after.".format(*pruned.params))
 
     def _train_sparse(self) -> None:
@@ -204,10 +227,11 @@ class Run:
         runner.log("Sparse training of %d BatchNorm layers for %d iterations.", len(names), self.args.sparse_iters)
         hook = prune_hooks.SparseScales(self.dense, names, self.args.sparse_factor)
         self._fit(self.dense, SPARSE_TRAINING, self.args.sparse_iters, [hook], best=False)
+        runner.log("[EVAL] after sparse training: %s", self.results.evaluate(self.dense).line())
 
     # ---- training
 
-    def _settings(self, name: str, iters: int, best: bool) -> TrainSettings:
+    def _settings(self, name: str, iters: int, best: bool, best_from: int = 0) -> TrainSettings:
         return training.settings_of(
             self.args,
             self.config,
@@ -216,20 +240,23 @@ class Run:
             iters=iters,
             save_interval=min(self.args.save_interval, iters),
             do_eval=best,
+            best_from=best_from,
             precision=precision(self.args),
             amp_level=self.args.amp_level,
         )
 
-    def _retrain(self, model: GraphLayer, hooks: list[Hook]) -> TrainResult | None:
+    def _retrain(self, model: GraphLayer, hooks: list[Hook], best_from: int = 0) -> TrainResult | None:
         if not self.args.retraining_iters:
             runner.log("Step 3/3: No retraining, --retraining_iters is 0.")
             return None
         runner.log("Step 3/3: Start retraining the model.")
-        return self._fit(model, RETRAINING, self.args.retraining_iters, hooks, best=True)
+        return self._fit(model, RETRAINING, self.args.retraining_iters, hooks, True, best_from)
 
-    def _fit(self, model: GraphLayer, name: str, iters: int, hooks: list[Hook], best: bool) -> TrainResult:
+    def _fit(
+        self, model: GraphLayer, name: str, iters: int, hooks: list[Hook], best: bool, best_from: int = 0
+    ) -> TrainResult:
         """Train in a folder of the run; with ``best`` the weights of the best evaluation stay in the model."""
-        settings, dataset = self._settings(name, iters, best), self.task.train_dataset()
+        settings, dataset = self._settings(name, iters, best, best_from), self.task.train_dataset()
         folder = settings.save_dir
         resume = training.find_latest(self.config, settings, len(dataset)) if self.args.resume else None
         result = training.fit(
@@ -256,7 +283,7 @@ class Run:
         original = copy.deepcopy(self.dense)
         self.results.before(original)
         weights: dict[str, np.ndarray] = {name: self.dense.tensor(name).numpy() for name in names}
-        schedule = None
+        schedule, end = None, 0
         if self.args.method == "2:4":
             masks = two_of_four_masks(weights)
             runner.log("2:4: %d of %d weights have input channels in fours.", len(masks), len(names))
@@ -264,13 +291,15 @@ class Run:
             start = 0.0 if self.args.method == "gmp" else self.args.pruning_ratio
             masks = magnitude_masks(weights, start)
             if self.args.method == "gmp":
-                schedule = GradualSchedule(self.args.pruning_ratio, start, max(self.args.retraining_iters // 2, 1))
+                end = max(self.args.retraining_iters // 2, 1)
+                schedule = GradualSchedule(self.args.pruning_ratio, start, end)
         hooks: list[Hook] = [prune_hooks.KeepZeros(self.dense, masks, schedule)]
         if not self.args.no_distill:
             hooks.append(SelfDistillation(original, self.task.logits, self.args.distill_weight))
-        result = self._retrain(self.dense, hooks)
+        result = self._retrain(self.dense, hooks, best_from=end)
         part = achieved({name: self.dense.tensor(name).numpy() for name in masks})
-        runner.log("Zeros: %.2f %% of the weights of %d layers.", 100 * part, len(masks))
+        asked = "" if self.args.pruning_ratio is None else f"asked {100 * self.args.pruning_ratio:.2f} %, "
+        runner.log("Zeros: %sachieved %.2f %% of the weights of %d layers.", asked, 100 * part, len(masks))
         note = WHO_GAINS["2:4" if self.args.method == "2:4" else "unstructured"]
         runner.log("%s", note)
         self.dense.record.append({"step": "sparsify", "method": self.args.method, "zeros": part})

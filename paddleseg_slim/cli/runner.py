@@ -115,9 +115,10 @@ def _explained(error: Exception) -> tuple[str, str, int]:
     """Cause, remedy and exit code of an error that is none of ours."""
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("paddleseg_slim"):
         return f"The Python package {error.name} is not installed.", _INSTALL, 2
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if (isinstance(error, OSError) and error.errno in _FULL) or os.strerror(errno.ENOSPC) in str(error):
         kept = "Make room there; what was saved before is whole, and goes on with --resume or --resume_model."
-        return f"Writing {error.filename or 'a file'} failed: {error.strerror}.", kept, 1
+        file = getattr(error, "filename", None) or "a file"
+        return f"Writing {file} failed: {getattr(error, 'strerror', None) or os.strerror(errno.ENOSPC)}.", kept, 1
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS):
         return "There is not enough memory.", "Lower --batch_size, or the size of the images or crops.", 1
     text = " ".join(str(error).split())[:300]

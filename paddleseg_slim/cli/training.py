@@ -89,8 +89,12 @@ def check(settings: TrainSettings, config: Config, model: paddle.nn.Layer, task:
         UserError: optimizer and schedule of the config cannot be made for the parameters of ``model``, or the training
             set is smaller than a batch.
     """
+    from paddleseg_slim.graph import GraphLayer
     from paddleseg_slim.train import loop, optim
 
+    steps = [entry.get("step") for entry in model.record] if isinstance(model, GraphLayer) else []
+    if "sparsify" in steps:
+        runner.log("The zeros that slim/prune.py --method made in this model fill up again: nothing keeps them here.")
     loop.check_batch(len(task.train_dataset()), settings.batch_size)
     optim.build_optimizer(config.optimizer, optim.build_schedule(config.lr_scheduler, settings.iters), model)
 

@@ -53,6 +53,7 @@ class TrainSettings:
         amp_level: ``O1`` or ``O2``.
         use_ema: also keep an average of the weights.
         early_stop_intervals: stop after so many evaluations without a better result; None never.
+        best_from: the first step whose result may be the best: before, the model is not yet what it is to become.
         threads: CPU threads in force, for the manifest.
     """
 
@@ -71,6 +72,7 @@ class TrainSettings:
     amp_level: str = "O1"
     use_ema: bool = False
     early_stop_intervals: int | None = None
+    best_from: int = 0
     threads: int = 1
 
     def __post_init__(self) -> None:

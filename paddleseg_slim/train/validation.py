@@ -56,6 +56,8 @@ class Validation:
         """Evaluate ``model``, and its ``average`` if there is one; return what is better than all before."""
         improved: Improved = {}
         self.metrics = self._measure(model, step, "Evaluate/", "")
+        if step < self.settings.best_from:
+            return improved
         if _better(self.best, self.metrics.score, step):
             self.best["metrics"] = asdict(self.metrics)
             improved["best_model"] = ("model.pdparams", lambda: ckpt.state_to_save(model))

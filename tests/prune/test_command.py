@@ -66,6 +66,14 @@ def test_log_lines_are_those_of_the_tutorial(finished: tuple[Path, str]) -> None
         assert line in finished[1]
 
 
+def test_gradual_zeros_take_training() -> None:
+    parser = argparse.ArgumentParser()
+    prune.add_arguments(parser)
+    base = ["--config", "x.yml", "--pruning_ratio", "0.3", "--model_path", "m.pdparams", "--method", "gmp"]
+    with pytest.raises(UserError, match="gmp makes zeros while it trains"):
+        prune.check(parser.parse_args([*base, "--retraining_iters", "0"]))
+
+
 def test_files_and_stages(finished: tuple[Path, str]) -> None:
     run = finished[0]
     for name in (
@@ -164,7 +172,7 @@ def test_what_cannot_work_ends_before_it_takes_long(
 def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None:
     parser = argparse.ArgumentParser()
     prune.add_arguments(parser)
-    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
+    base = ["--config", "x.yml", "--retraining_iters", "2", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
     prune.check(parser.parse_args([*base, *more]))
     with pytest.raises(UserError, match=re.escape(more[0])):
         prune.check(parser.parse_args([*base, *more, "--reconstruct_images", "8"]))
@@ -181,6 +189,7 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
         ("gmp", ["--limit", "head=0.5"]),
         ("gmp", ["--sparse_iters", "5"]),
         ("2:4", ["--criterion", "fpgm"]),
+        ("2:4", ["--pruning_ratio", "0.2"]),
         ("gmp", ["--sensitivity", "fast"]),
         ("gmp", ["--label_free"]),
         ("gmp", ["--sensitivity_file", "x.json"]),
@@ -203,7 +212,8 @@ def test_images_of_a_refit_that_is_not_made_are_refused(more: list[str]) -> None
 def test_options_that_a_method_has_no_use_for_are_refused(method: str, more: list[str]) -> None:
     parser = argparse.ArgumentParser()
     prune.add_arguments(parser)
-    base = ["--config", "x.yml", "--retraining_iters", "1", "--pruning_ratio", "0.3", "--model_path", "m.pdparams"]
+    base = ["--config", "x.yml", "--retraining_iters", "2", "--model_path", "m.pdparams"]
+    base += ["--pruning_ratio", "0.5" if method == "2:4" else "0.3"]
     prune.check(parser.parse_args([*base, "--method", method, "--keep", "head"]))
     with pytest.raises(UserError, match=more[0].replace("-", "[-_]")):
         prune.check(parser.parse_args([*base, "--method", method, *more]))
@@ -427,8 +437,9 @@ def test_no_weights_and_no_goal(weights: tuple[Path, Path], tmp_path: Path) -> N
 def test_zeros(weights: tuple[Path, Path], tmp_path: Path, method: str) -> None:
     run = tmp_path / "run"
     arguments = flags(*weights, run, "--retraining_iters", 2, "--method", method, "--keep", "classifier")
-    at = arguments.index("--sensitivity")
-    done = tiny.run("slim/prune.py", *arguments[:at], *arguments[at + 2 :])
+    for flag in ("--sensitivity", *(["--pruning_ratio"] if method == "2:4" else [])):
+        del arguments[(at := arguments.index(flag)) : at + 2]
+    done = tiny.run("slim/prune.py", *arguments)
     assert done.returncode == 0, done.stderr
     model = load(run / "graph")
     part = model.record[-1]["zeros"]
@@ -446,6 +457,9 @@ def test_sparse_training_first(weights: tuple[Path, Path], tmp_path: Path) -> No
     done = tiny.run("slim/prune.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "Sparse training of" in done.stdout + done.stderr
+    given = tiny.run("val.py", "--config", weights[0], "--model_path", weights[1])
+    score = read_stage(tmp_path / "run" / "dense").accuracy.score  # type: ignore[union-attr]
+    assert f"mIoU: {score:.4f}" in given.stdout + given.stderr  # of the model as it was given
 
 
 @pytest.mark.slow
