@@ -33,7 +33,7 @@ def claimed(
     Raises:
         UserError: another run is writing there, it has content, or it cannot be written.
     """
-    made = not Path(path).exists()
+    made = not os.path.exists(path)
     folder = check_folder(path)
     if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":  # of a data-parallel run, the first process holds the folder
         yield folder

@@ -25,6 +25,9 @@ from paddleseg_slim.prune.running import Running, batches_of
 _SAME = 1e-6
 """Relative mean square error up to which an output is the dense model's."""
 
+_ROUNDING = 1e-5
+"""A constant is one of rounding up to this part of the largest weight."""
+
 _FLOOR = 1e-2
 """Variances below this part of the stored one are noise: a channel that hardly moves on these images."""
 
@@ -141,6 +144,11 @@ def _takes_up(graph: Graph, node: Node, outputs: int) -> tuple[str | None, bool]
     return bias, bias is not None or mean_of(graph, node, outputs) is not None
 
 
+def _is_nothing(constant: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether what a bias would take up is rounding: where nothing varies is lost, constants may be all that is."""
+    return bool(np.abs(constant).max(initial=0.0) <= _ROUNDING * np.abs(weights).max(initial=0.0))
+
+
 def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | None:
     """Fit the weights of a convolution or linear layer."""
     patches = patches_of(node, sides[0].graph)
@@ -160,12 +168,12 @@ def _refit_layer(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Refit | 
         halves[1] = halves[0]  # one image: nothing is left out
     bias, taken_up = _takes_up(sides[0].graph, node, old.shape[0] * old.shape[2])
     new, before, after, ridge = fit(old, halves, 0.0 if taken_up else 1.0)
-    if not np.isfinite(before) or before < _SAME:
+    inputs_mean, outputs_mean = (halves[0] + halves[1]).means()
+    left = (outputs_mean - np.einsum("gd,gdo->go", inputs_mean, new)).reshape(-1)
+    if not np.isfinite(before) or (before < _SAME and (bias is None or _is_nothing(left, old))):
         return None
     model.set_tensor(patches.weight, patches.weights(new, model.tensor(patches.weight).numpy().dtype))
     if bias is not None:
-        inputs_mean, outputs_mean = (halves[0] + halves[1]).means()
-        left = (outputs_mean - np.einsum("gd,gdo->go", inputs_mean, new)).reshape(-1)
         _set_bias(sides, bias, left, kept)
     return Refit(node.name, before, after, ridge)
 
@@ -192,13 +200,13 @@ def _refit_by_channel(sides: _Sides, node: Node, twin: Node, kept: _Kept) -> Ref
     gone = np.delete(matrix, read, axis=1)  # these are guessed; where none is, what all of them read has changed
     constants = layer.uneven(gone if gone.size else matrix) if taken_up else 1.0
     guess, before, after, ridge = fit(np.eye(all_channels)[read][None], halves, constants)
-    if not np.isfinite(before) or before < _SAME:
+    inputs_mean, all_mean = (halves[0] + halves[1]).means()
+    constant = layer.outputs((all_mean - inputs_mean @ guess[0]) @ matrix[0])
+    if not np.isfinite(before) or (before < _SAME and (bias is None or _is_nothing(constant, matrix))):
         return None
     model = sides[0].model
     model.set_tensor(layer.weight, layer.weights(guess @ matrix, dense.dtype))
     if bias is not None:
-        inputs_mean, all_mean = (halves[0] + halves[1]).means()
-        constant = layer.outputs((all_mean - inputs_mean @ guess[0]) @ matrix[0])
         _set_bias(sides, bias, constant, kept)
     return Refit(node.name, before, after, ridge)
 

@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_leaves_nothing_and_is_no_fault_of_the_user(tmp_path
     flags = ["export", "--config", CONFIG, "--from_scratch", "--save_dir", str(tmp_path / "out")]
     ended = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and "room" in ended.stderr, ended.stderr
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_relative_error():

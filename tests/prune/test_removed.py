@@ -24,7 +24,7 @@ def test_what_was_removed_is_told_or_the_log_says_that_it_is_not(
     assert prune_removed.facts(tmp_path / "pruned") == {} and not said
     curves = Curves("exact", "mIoU", 0.5, 4, {"stem": GroupCurve(32, [16], [0.1], [])})
     told = Account({"stem": (32, 24), "body": (8, 8)}, {"body": "why"}, {"head": "because"})
-    pruned = Pruned(GraphLayer.__new__(GraphLayer), {"stem": (32, 24)}, (2, 1), (2, 1), 0.0, told)
+    pruned = Pruned(GraphLayer.__new__(GraphLayer), {"stem": (32, 24)}, (2, 1), (2, 1), 0.0, told, 0.0)
     prune_removed.write(tmp_path / "pruned", pruned, curves)
     assert (tmp_path / "sensitivities.png").is_file()
     for up in ("", "../"):
