@@ -76,6 +76,11 @@ def check_described(model: Path, task: Task) -> None:
             )
 
 
+def has_onnxruntime() -> bool:
+    """Whether ONNX Runtime, and what writes its files, is installed."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+
+
 def best_executor(engine: str = "auto", threads: int = 0) -> Executor:
     """What runs graphs where no gradient is needed.
 
@@ -91,8 +96,7 @@ def best_executor(engine: str = "auto", threads: int = 0) -> Executor:
     from paddleseg_slim.deploy.executor import executor
 
     if engine == "auto":
-        installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-        engine = "onnxruntime" if installed and paddle.get_device() == "cpu" else "paddle"
+        engine = "onnxruntime" if has_onnxruntime() and paddle.get_device() == "cpu" else "paddle"
     return executor(engine, threads)
 
 

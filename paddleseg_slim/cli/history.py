@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from paddleseg_slim.graph import GraphLayer
+from paddleseg_slim.prune.plan import Goal
 
 SHOWN = 8
 """Most entries that are told; of a longer record the last ones."""
@@ -40,14 +41,10 @@ def _pruned(layer: GraphLayer, entry: Entry) -> str:
 
 
 def _goal(goal: Entry) -> str:
-    phrases = {
-        "flops_removed": lambda part: f"{100 * part:.4g} % fewer FLOPs",
-        "params": lambda count: f"at most {count:,.0f} parameters",
-        "max_drop": lambda drop: f"a drop of at most {drop:g}",
-        "latency_ms": lambda time: f"at most {time:g} ms",
-    }
-    asked = [phrase(goal[key]) for key, phrase in phrases.items() if key in goal]
-    return f" (asked: {', '.join(asked)})" if asked else ""
+    asked = str(
+        Goal(**{key: goal[key] for key in ("flops_removed", "params", "latency_ms", "max_drop") if key in goal})
+    )
+    return f" (asked: {asked})" if asked else ""
 
 
 def _quantized(_: GraphLayer, entry: Entry) -> str:

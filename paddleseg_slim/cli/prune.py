@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,8 +205,7 @@ def settle(args: argparse.Namespace) -> None:
         args.criterion = known.get("criterion", "obs" if args.sensitivity == "refit" else "l1_norm")
     CRITERIA.get(args.criterion)
     if args.target_latency is not None and args.engine is None:
-        installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-        args.engine = "onnxruntime" if installed else "paddle"
+        args.engine = "onnxruntime" if evaluation.has_onnxruntime() else "paddle"
     args.distill_weight = 1.0 if args.distill_weight is None else args.distill_weight
     args.sparse_factor = SPARSE_FACTOR if args.sparse_factor is None else args.sparse_factor
     if args.method == "channel":

@@ -279,14 +279,13 @@ class Run:
 
     def sparse(self) -> int:
         """Make weights zero, at once or gradually, and train the others."""
-        names = self.sparse_names
         original = copy.deepcopy(self.dense)
         self.results.before(original)
-        weights: dict[str, np.ndarray] = {name: self.dense.tensor(name).numpy() for name in names}
+        weights: dict[str, np.ndarray] = {name: self.dense.tensor(name).numpy() for name in self.sparse_names}
         schedule, end = None, 0
         if self.args.method == "2:4":
             masks = two_of_four_masks(weights)
-            runner.log("2:4: %d of %d weights have input channels in fours.", len(masks), len(names))
+            runner.log("2:4: %d of %d weights have input channels in fours.", len(masks), len(weights))
         else:
             start = 0.0 if self.args.method == "gmp" else self.args.pruning_ratio
             masks = magnitude_masks(weights, start)

@@ -49,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     for table in stage_tables(summary, console.width):
         console.print(table)
-    if explanation(summary):
-        console.print(explanation(summary), style="dim", markup=False)
+    told = explanation(summary)
+    if told:
+        console.print(told, style="dim", markup=False)
     headline = Headline.of(summary).sentence
     if headline:
         console.print(headline, style="bold", markup=False)

@@ -72,7 +72,7 @@ class Goal:
         """What is asked for, in words."""
         parts = []
         if self.flops_removed is not None:
-            parts.append(f"{100 * self.flops_removed:.2f} % fewer FLOPs")
+            parts.append(f"{100 * self.flops_removed:.4g} % fewer FLOPs")
         if self.params is not None:
             parts.append(f"at most {self.params:,.0f} parameters")
         if self.latency_ms is not None:

@@ -5,23 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import paddle
-import pytest
 from paddle import nn
 from prune.matrix import captured
 
-from paddleseg_slim.models.zoo import build
 from paddleseg_slim.prune import account
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.plan import Goal, prune_to
 from paddleseg_slim.prune.ranking import ranking_curves, scores
-
-
-@pytest.fixture(scope="module")
-def case() -> Any:
-    paddle.seed(0)
-    groups = find_groups(captured(build("fast_scnn", 5)), 64, lambda outputs: outputs[0])
-    importance = scores(groups, "l1_norm")
-    return groups, ranking_curves(groups, importance, "l1_norm"), importance
 
 
 def test_every_group_and_every_layer_has_its_line(case: Any) -> None:

@@ -11,25 +11,14 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from prune.matrix import captured
 
 import paddleseg_slim.models  # noqa: F401
 from paddleseg_slim.errors import GoalNotMet, UserError
-from paddleseg_slim.models.zoo import build
 from paddleseg_slim.prune.channels import find_groups
 from paddleseg_slim.prune.old_pickle import is_pickle, read_curves, read_sensitivities
 from paddleseg_slim.prune.plan import Goal, check_goal, check_latency, is_met, prune_to, prune_to_latency
-from paddleseg_slim.prune.ranking import ranking_curves, scores
 from paddleseg_slim.prune.sparsity import GradualSchedule, achieved, magnitude_masks, sparse_weights, two_of_four_masks
 from paddleseg_slim.prune.surgery import cut_optimizer_state
-
-
-@pytest.fixture(scope="module")
-def case() -> Any:
-    paddle.seed(0)
-    groups = find_groups(captured(build("fast_scnn", 5)), 64, lambda outputs: outputs[0])
-    importance = scores(groups, "l1_norm")
-    return groups, ranking_curves(groups, importance, "l1_norm"), importance
 
 
 @pytest.mark.parametrize("ratio", [0.2, 0.5])
